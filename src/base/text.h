@@ -1,0 +1,17 @@
+/* Growable text. The first failure sticks (`failed`), so appends need no checks until the end. */
+#ifndef ES_TEXT_H
+#define ES_TEXT_H
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct es_text {
+  char *bytes;   /* always terminated once something was appended; owned */
+  size_t length, room;
+  bool failed;   /* memory ran out: contents are cut */
+} es_text;
+
+void es_text_add(es_text *text, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void es_text_bytes(es_text *text, const void *bytes, size_t length);
+char *es_text_take(es_text *text); /* owned by the caller (es_free); NULL when failed; text is empty again */
+void es_text_clear(es_text *text);
+#endif

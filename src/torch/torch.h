@@ -1,0 +1,37 @@
+/* libtorch behind a plain C table. libesper_torch.so (shim.cpp, the only C++ file) exports es_torch_table(); it is
+ * dlopened on first use only, so a process that never asks never pays. Absent or broken = ETORCH, nothing else. */
+#ifndef ES_TORCH_H
+#define ES_TORCH_H
+#include "graph/graph.h"
+
+enum { ES_TORCH_ABI = 1 };
+typedef struct es_torch {
+  int32_t abi;
+  const char *(*version)(void);
+  /* Evaluates the graph with libtorch calls in the graph's own dtypes. data: one pointer per node index, given for inputs, params and
+   * buffers (contiguous, node dtype, extents = evaluated shapes); results of root r are written to out[r] (contiguous).
+   * symbols: values of the graph's symbols. threads: intra-op threads for this call, restored afterwards. */
+  int32_t (*run)(const es_graph *graph, const int64_t *symbols, void *const *data, void *const *out,
+                 uint64_t seed, uint64_t step, int32_t threads, char *message, size_t room);
+  int32_t (*threads)(int32_t count); /* sets intra-op threads, returns the former count */
+} es_torch;
+
+/* Functions the shim needs from the library: handed over at load, so the shim links against libtorch alone. */
+typedef struct es_torch_host {
+  int32_t abi;
+  int32_t (*graph_count)(const es_graph *);
+  const es_node *(*graph_node)(const es_graph *, es_id);
+  int32_t (*root_count)(const es_graph *);
+  const es_root *(*root_get)(const es_graph *, int32_t);
+  es_dims *(*graph_dims)(const es_graph *);
+  int32_t (*dims_count)(const es_dims *);
+  bool (*dims_eval)(const es_dims *, const int64_t *, int64_t *);
+  void (*random_key)(uint64_t, uint32_t, uint64_t, uint32_t[2]);
+  double (*random_uniform)(const uint32_t[2], uint64_t);
+  double (*random_normal)(const uint32_t[2], uint64_t);
+} es_torch_host;
+
+/* Loads on first call. Search: $ESPER_TORCH (path of libesper_torch.so), beside the library/command, ../lib, the
+ * install libdir. NULL with ETORCH and the reason when not there. Thread-safe; the table lives for the process. */
+const es_torch *es_torch_load(es_error *err);
+#endif

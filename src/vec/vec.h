@@ -1,0 +1,39 @@
+/* The vector IR: one leaf function, built instruction by instruction by a recipe, lowered to a target.
+ * The function is `void name(const int64_t *w)`: w holds addresses, counts, strides (bytes) as 64-bit words.
+ * Registers are virtual and numbered by the builder: scalars (g), vectors of `lanes` elements (v), masks (m).
+ * Built by one thread; errors are sticky and reported by es_vec_lower. */
+#ifndef ES_VEC_H
+#define ES_VEC_H
+#include "base/error.h"
+#include "base/text.h"
+
+typedef enum es_vec_op {
+#define V(name, result, operands, types, meaning) ES_VEC_##name,
+#include "vec/vec.def"
+#undef V
+  ES_VEC_COUNT
+} es_vec_op;
+
+typedef enum es_vec_type { ES_VEC_f32, ES_VEC_f64, ES_VEC_i32, ES_VEC_i64, ES_VEC_none } es_vec_type;
+
+typedef enum es_isa { ES_ISA_scalar, ES_ISA_avx2, ES_ISA_avx512, ES_ISA_COUNT } es_isa;
+
+/* Best ISA of this processor (cpuinfo), capped by $ESPER_ISA (scalar|avx2|avx512), and by what lowerings exist. */
+es_isa es_isa_best(void);
+const char *es_isa_name(es_isa isa);
+/* Lanes of a vector of 4-byte (f32) or 8-byte (f64) elements. */
+int32_t es_isa_lanes(es_isa isa, int32_t element_bytes);
+
+typedef struct es_vec es_vec;
+/* lanes: of every vector in this function; element types of one function all have the same width. */
+es_vec *es_vec_new(es_isa isa, int32_t element_bytes);
+void es_vec_free(es_vec *vec);
+/* Appends one instruction; operands a..e are registers or -1; k integer constant, n number constant (`type` decides).
+ * Returns the result register (or 0 for none); -1 after an error. */
+int32_t es_vec_emit(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int32_t c, int32_t d, int32_t e,
+                    int64_t k, double n);
+/* The instruction listing, for people. */
+void es_vec_print(const es_vec *vec, es_text *out);
+/* Appends the C text that defines the function under `name`. ECOMPILE when building went wrong (place named). */
+esper_status es_vec_lower(es_vec *vec, const char *name, es_text *out, es_error *err);
+#endif
