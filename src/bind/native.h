@@ -3,6 +3,7 @@
 #ifndef ES_NATIVE_H
 #define ES_NATIVE_H
 #include "graph/graph.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/text.h"
@@ -10,6 +11,7 @@
 #include "run/guard.h"
 #include "run/oracle.h"
 #include "run/plan.h"
+#include "run/sample.h"
 #include "store/store.h"
 #include "torch/torch.h"
 #include "vec/vec.h"

@@ -45,7 +45,9 @@ bool es_dims_eval(const es_dims *dims, const int64_t *symbols, int64_t *values);
 /* "2*batch*tokens + 3", "(h + 1)//2"; canonical: equal handles print alike. Parse reads it back. */
 void es_dim_print(const es_dims *dims, es_dim d, es_text *out);
 es_dim es_dim_parse(es_dims *dims, const char *text, const char **end, es_error *err);
-/* Compact bytes of the whole table and back (plans in the store). */
+/* The same expression in another table, with the ranges of its symbols; ES_NO_DIM on failure. */
+es_dim es_dim_copy(es_dims *into, const es_dims *from, es_dim d);
+/* Self-contained bytes of the whole table and back (plans in the store). */
 void es_dims_encode(const es_dims *dims, es_text *out);
 es_dims *es_dims_decode(const uint8_t *bytes, size_t length, size_t *used, es_error *err);
 #endif

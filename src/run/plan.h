@@ -10,6 +10,9 @@
 #define ES_PLAN_H
 #include "graph/graph.h"
 #include "jit/jit.h"
+#include "run/pool.h"
+
+enum { ES_PLAN_MAX = 1 << 18 };   /* values, steps, slots; operands, dims and streams of one step */
 
 typedef struct es_args {   /* generated C declares the same struct; keep in step with lua/esper/emit.lua */
   char *const *p;          /* operand pointers in the step's order */
@@ -20,6 +23,7 @@ typedef struct es_args {   /* generated C declares the same struct; keep in step
 typedef void (*es_kernel_fn)(const es_args *args, int64_t lo, int64_t hi);
 
 typedef enum es_role { ES_ROLE_input, ES_ROLE_param, ES_ROLE_buffer, ES_ROLE_output, ES_ROLE_update, ES_ROLE_temp } es_role;
+const char *es_role_name(int32_t role); /* "input"; static */
 
 typedef struct es_value {
   int32_t role;            /* es_role */
@@ -43,48 +47,72 @@ typedef struct es_step {
 } es_step;
 
 typedef struct es_plan es_plan;
-es_plan *es_plan_new(es_dims *dims);
-/* A workspace slot big enough for the largest of the sizes (bytes) given to it; returns its index. */
+es_plan *es_plan_new(es_dims *dims);          /* retains dims; NULL = no memory */
+/* A workspace slot as big as the largest of the sizes (bytes) given to it and of the values that live in it; returns
+ * its index, -1 = no memory. A size below 0 counts as 0. */
 int32_t es_plan_slot(es_plan *plan);
 esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes);
 int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err);   /* copies; index or -1 */
 int32_t es_plan_step(es_plan *plan, const es_step *step, es_error *err);      /* copies; index or -1 */
-/* Checks every index and name, gives flops and bytes moved as dimensions, freezes. */
+/* Checks every index and name, gives flops and bytes moved as dimensions, freezes. From here on the plan has its own
+ * copy of the dims table (same handles), so the compile may go on with the one it was built with.
+ * Errors: EINTERNAL (a rule above is broken; says where), ENAME, ENOMEM. */
 esper_status es_plan_finish(es_plan *plan, es_dim flops, es_dim bytes, es_error *err);
-es_plan *es_plan_retain(es_plan *plan);
+es_plan *es_plan_retain(es_plan *plan);       /* counted, any thread */
 void es_plan_release(es_plan *plan);
 
 int32_t es_plan_value_count(const es_plan *plan);
-const es_value *es_plan_value_get(const es_plan *plan, int32_t index);
+const es_value *es_plan_value_get(const es_plan *plan, int32_t index);        /* NULL out of range */
 int32_t es_plan_step_count(const es_plan *plan);
-const es_step *es_plan_step_get(const es_plan *plan, int32_t index);
-es_dims *es_plan_dims(const es_plan *plan);
+const es_step *es_plan_step_get(const es_plan *plan, int32_t index);          /* NULL out of range */
+int32_t es_plan_slot_count(const es_plan *plan);
+typedef struct es_slot_size { int32_t slot; es_dim bytes; } es_slot_size;
+int32_t es_plan_size_count(const es_plan *plan);                              /* calls of es_plan_slot_size, in order */
+const es_slot_size *es_plan_size_get(const es_plan *plan, int32_t index);
+es_dims *es_plan_dims(const es_plan *plan);   /* borrowed; of a finished plan read only: never make handles in it */
 es_dim es_plan_flops(const es_plan *plan);
 es_dim es_plan_bytes(const es_plan *plan);
+bool es_plan_finished(const es_plan *plan);
+
+/* Of a finished plan: the values of one role in value order, and the text of a shape ("batch, tokens, 384"). */
+int32_t es_plan_role_count(const es_plan *plan, int32_t role);
+int32_t es_plan_role_get(const es_plan *plan, int32_t role, int32_t index);   /* value index, -1 out of range */
+int32_t es_plan_find(const es_plan *plan, int32_t role, const char *name);    /* value index, -1 unknown */
+const char *es_plan_shape_text(const es_plan *plan, int32_t value);
+
+/* Canonical little-endian bytes of a finished plan. Decode checks everything it reads (ECORRUPT, ELIMIT) and returns a
+ * finished plan, NULL on failure. */
 void es_plan_encode(const es_plan *plan, es_text *out);
 es_plan *es_plan_decode(const void *bytes, size_t length, es_error *err);
 void es_plan_print(const es_plan *plan, es_text *out);
 
-/* A kernel: a plan and the image with its functions, ready to run. Counted; many threads. */
-typedef struct es_kernel es_kernel;
+/* A kernel: a finished plan and the image with its functions, ready to run (both retained). Counted; many threads.
+ * Errors of new: ECORRUPT the image lacks a function of the plan; ESHAPE a symbol the plan uses cannot be found from
+ * the inputs' extents; EARG plan not finished; ENOMEM. */
+typedef struct esper_kernel es_kernel;
 esper_status es_kernel_new(es_plan *plan, es_code *code, es_kernel **out, es_error *err);
 es_kernel *es_kernel_retain(es_kernel *kernel);
 void es_kernel_release(es_kernel *kernel);
 const es_plan *es_kernel_plan(const es_kernel *kernel);
+/* The pool of esper_kernel_run (retained; NULL = none). Set before the kernel is shared between threads. */
+void es_kernel_pool_set(es_kernel *kernel, es_pool *pool);
 
-/* Symbol values solved from the inputs' extents (shapes: one row of ES_RANK_MAX per input value, in value order).
- * ESHAPE names input, axis, expected and got; ranges and non-negativity of every shape are checked. */
-esper_status es_kernel_solve(const es_kernel *kernel, const int32_t *ranks, const int64_t *shapes,
+/* Symbol values solved from the inputs' extents (ranks: one per input; shapes: one row of ES_RANK_MAX per input; both
+ * in value order). A bare axis gives its symbol; an axis like 3*n + 1 whose other symbols are known gives the last one.
+ * ESHAPE names input, axis, expected and got; ranges and non-negativity of every shape are checked. A symbol that the
+ * plan does not use and no input tells is set to the least value of its range. symbols: es_symbol_count values. */
+esper_status es_kernel_solve(es_kernel *kernel, const int32_t *ranks, const int64_t *shapes,
                              int64_t *symbols, es_error *err);
-esper_status es_kernel_workspace(const es_kernel *kernel, const int64_t *symbols, int64_t *bytes, es_error *err);
+esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, int64_t *bytes, es_error *err);
 
 typedef struct es_run {    /* one execution */
   const int64_t *symbols;  /* values of the plan's symbols */
   void *const *data;       /* one pointer per value index; inputs, params, buffers, outputs given, contiguous; others ignored */
   uint64_t seed, step;     /* of the random ops */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
-  void *pool;              /* pthreadpool_t, NULL = calling thread only */
+  es_pool *pool;           /* NULL = calling thread only */
 } es_run;
-/* No allocation after the first run of a shape, no lock. EINDEX when a kernel reported a fault. */
+/* No allocation after the first run of a shape, no lock. Runs under the default rounding with denormals kept, whatever
+ * the thread has set. EINDEX when a kernel reported a fault: outputs are then undefined, buffers unchanged. */
 esper_status es_kernel_run(es_kernel *kernel, const es_run *run, es_error *err);
 #endif

@@ -4,16 +4,17 @@
 #define ES_TORCH_H
 #include "graph/graph.h"
 
-enum { ES_TORCH_ABI = 1 };
+enum { ES_TORCH_ABI = 1 }; /* raised with any change of the two tables below, of es_node, or of the rows of ops.def */
 typedef struct es_torch {
   int32_t abi;
-  const char *(*version)(void);
+  const char *(*version)(void); /* "1.13.0"; static */
   /* Evaluates the graph with libtorch calls in the graph's own dtypes. data: one pointer per node index, given for inputs, params and
    * buffers (contiguous, node dtype, extents = evaluated shapes); results of root r are written to out[r] (contiguous).
-   * symbols: values of the graph's symbols. threads: intra-op threads for this call, restored afterwards. */
+   * symbols: values of the graph's symbols. threads: intra-op threads for this call, restored afterwards; 0 = as they are.
+   * Returns esper_status; on failure one line in message. Only nodes some root needs are looked at. */
   int32_t (*run)(const es_graph *graph, const int64_t *symbols, void *const *data, void *const *out,
                  uint64_t seed, uint64_t step, int32_t threads, char *message, size_t room);
-  int32_t (*threads)(int32_t count); /* sets intra-op threads, returns the former count */
+  int32_t (*threads)(int32_t count); /* sets intra-op threads, returns the former count; below 1 only asks */
 } es_torch;
 
 /* Functions the shim needs from the library: handed over at load, so the shim links against libtorch alone. */
@@ -31,7 +32,18 @@ typedef struct es_torch_host {
   double (*random_normal)(const uint32_t[2], uint64_t);
 } es_torch_host;
 
-/* Loads on first call. Search: $ESPER_TORCH (path of libesper_torch.so), beside the library/command, ../lib, the
- * install libdir. NULL with ETORCH and the reason when not there. Thread-safe; the table lives for the process. */
+/* What libesper_torch.so exports under ES_TORCH_ENTRY. NULL when the host's ABI is not its own. The host table must
+ * stay valid for the life of the process. */
+typedef const es_torch *(*es_torch_entry)(const es_torch_host *host);
+#define ES_TORCH_ENTRY "es_torch_table"
+
+/* Loads on first call. Search: $ESPER_TORCH (path of libesper_torch.so; nothing else is tried then), beside the
+ * library or command, ../lib from there, the install libdir. NULL with ETORCH and the reason when not there; a later
+ * call tries again. Thread-safe; the table lives for the process. */
 const es_torch *es_torch_load(es_error *err);
+
+/* es_torch.run behind es_torch_load, its message in err. Errors: ETORCH EARG ESHAPE EINDEX EDTYPE ENOMEM EINTERNAL. */
+esper_status es_torch_run(const es_graph *graph, const int64_t *symbols, void *const *data, void *const *out,
+                          uint64_t seed, uint64_t step, int32_t threads, es_error *err);
+const char *es_torch_version(es_error *err); /* NULL when it cannot be loaded */
 #endif

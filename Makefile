@@ -1,0 +1,91 @@
+# Esper. `make help` lists the targets; `make demo` and `make test` start from a bare clone.
+SHELL   := /bin/bash
+CC      ?= gcc
+CXX     ?= g++
+BUILD   ?= build
+PREFIX  ?= /usr/local
+DESTDIR ?=
+TORCH_DIR ?=
+VERSION := $(shell sed -n 's/^#define ESPER_VERSION "\(.*\)"/\1/p' src/esper.h)
+MAJOR   := $(firstword $(subst ., ,$(VERSION)))
+
+CFLAGS  ?= -O2 -g
+WARN    := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
+BASE     = -std=c11 -D_GNU_SOURCE -fvisibility=hidden -fPIC -Isrc -I$(G) -I/usr/include/luajit-2.1 $(WARN)
+LIBS    := -lluajit-5.1 -llmdb -lsodium -lpthreadpool -lcpuinfo -lm -ldl -lpthread
+
+G       := $(BUILD)/gen
+SRC     := $(sort $(wildcard src/*/*.c))
+COMMAND := $(BUILD)/obj/main.o $(BUILD)/obj/line.o
+OBJ     := $(SRC:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
+SCRIPTS := $(shell find lua kernels blueprints -name '*.lua' 2>/dev/null | sort)
+HOT     := src/run/oracle%
+
+.PHONY: all deps demo test bench lint asan valgrind soak install uninstall clean help docs
+.DELETE_ON_ERROR:
+
+all: $(BUILD)/esper $(BUILD)/libesper.a $(BUILD)/libesper.so $(BUILD)/esper_native.so $(BUILD)/libesper_torch.so ## build everything
+
+# --- what Debian ships -------------------------------------------------------------------------
+APT := gcc g++ make binutils pkg-config luajit libluajit-5.1-dev libtcc-dev liblmdb-dev libsodium-dev \
+       libpthreadpool-dev libcpuinfo-dev libedit-dev lua-cjson lua-busted libtorch-dev
+deps: ## install what is missing (Debian, Ubuntu); names it elsewhere
+	@src/bind/deps.sh $(APT)
+
+# --- generated: embedded scripts and the text for ffi.cdef -------------------------------------
+$(G)/stub: ; @mkdir -p $@ && for h in stdint stddef stdbool stdarg; do : > $@/$$h.h; done
+$(G)/native.cdef: $(wildcard src/*.h src/*/*.h src/*/*.def) | $(G)/stub
+	@mkdir -p $(@D)
+	$(CC) -E -P -nostdinc -I$(G)/stub -Isrc src/bind/native.h -o $@
+$(G)/embedded.c: src/bind/embed.lua $(G)/native.cdef $(SCRIPTS)
+	luajit src/bind/embed.lua $(G)/native.cdef $(SCRIPTS) > $@
+
+# --- libtcc.a, made fit for a shared library (docs/architecture.md, "libtcc") -------------------
+LIBTCC := $(shell $(CC) -print-file-name=libtcc.a)
+$(G)/tcc_build.h: $(LIBTCC)
+	@mkdir -p $(@D)
+	echo "#define ES_TCC_BUILD \"$$(sha256sum $< | cut -c1-16)\"" > $@
+$(BUILD)/obj/bind/state.o: $(G)/tcc_build.h
+$(G)/tcc.o: $(LIBTCC)
+	@mkdir -p $(@D)
+	ld -r -o $(G)/tcc.raw.o --whole-archive $<
+	nm $(G)/tcc.raw.o | awk '$$2=="T" && $$3 ~ /^tcc_/ {print $$3}' > $(G)/tcc.names
+	objcopy --redefine-sym stdout=es_tcc_stdout --redefine-sym stderr=es_tcc_stderr \
+	        --redefine-sym environ=es_tcc_environ --keep-global-symbols=$(G)/tcc.names $(G)/tcc.raw.o $@
+
+# --- objects ------------------------------------------------------------------------------------
+$(BUILD)/obj/run/oracle%.o: CFLAGS += -O3
+$(BUILD)/obj/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE) $(CFLAGS) -MMD -MP -c $< -o $@
+$(BUILD)/obj/embedded.o: $(G)/embedded.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE) $(CFLAGS) -c $< -o $@
+-include $(OBJ:.o=.d) $(COMMAND:.o=.d)
+
+$(BUILD)/libesper.a: $(OBJ) $(G)/tcc.o
+	rm -f $@ && ar rcsD $@ $^
+$(BUILD)/libesper.so: $(OBJ) $(G)/tcc.o src/esper.map
+	$(CC) $(CFLAGS) -shared -Wl,-soname,libesper.so.$(MAJOR) -Wl,--version-script=src/esper.map -Wl,-z,defs -Wl,-z,now \
+	  -o $@ $(OBJ) $(G)/tcc.o $(LIBS)
+	ln -sf libesper.so $(BUILD)/libesper.so.$(MAJOR)
+$(BUILD)/esper_native.so: $(BUILD)/libesper.so
+	ln -sf libesper.so $@
+$(BUILD)/esper: $(COMMAND) $(BUILD)/libesper.so
+	$(CC) $(CFLAGS) -o $@ $(COMMAND) -L$(BUILD) -lesper -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib' -lluajit-5.1 -ledit
+
+# --- libtorch shim: Debian's libtorch-dev, or TORCH_DIR=/path/to/torch (pip's, version 2) ---------
+ifeq ($(TORCH_DIR),)
+TORCH_INC := -I/usr/include/torch/csrc/api/include
+TORCH_LIB :=
+else
+TORCH_INC := -I$(TORCH_DIR)/include -I$(TORCH_DIR)/include/torch/csrc/api/include
+TORCH_LIB := -L$(TORCH_DIR)/lib -Wl,-rpath,$(TORCH_DIR)/lib
+endif
+$(BUILD)/libesper_torch.so: src/torch/shim.cpp src/torch/torch.h src/graph/graph.h src/graph/ops.def
+	$(CXX) -std=c++17 -O1 -fPIC -fvisibility=hidden -Isrc $(TORCH_INC) -shared -o $@ $< $(TORCH_LIB) -ltorch -ltorch_cpu -lc10
+
+clean: ## remove what was built
+	rm -rf $(BUILD)
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile

@@ -1,0 +1,104 @@
+--- Loops over strided spaces: collapsing of axes, and the walk of a linear range in runs. Used by emit.lua.
+--
+-- A space is an array of extents (dims) visited in row-major order; an operand is a base address and one stride per
+-- axis. Adjacent axes that every operand steps through as if they were one become one, so most walks are one run.
+-- Invariant: a walk touches exactly elements start .. start + n - 1, whatever the extents, none when n <= 0; coordinates
+-- are found by division once per walk and incremented afterwards.
+
+local M = {}
+
+-- Whether axes i and i + 1 (extent e) are one axis for every stride list.
+local function mergeable(D, lists, i, e)
+  for _, strides in ipairs(lists) do
+    if strides[i] ~= D:mul(strides[i + 1], e) then return false end
+  end
+  return true
+end
+
+function M.collapse(D, extents, lists)
+  local out, out_lists = {}, {}
+  for l in ipairs(lists) do out_lists[l] = {} end
+  for axis = #extents, 1, -1 do
+    if D:value(extents[axis]) ~= 1 then
+      table.insert(out, 1, extents[axis])
+      for l, strides in ipairs(lists) do table.insert(out_lists[l], 1, strides[axis]) end
+      if out[2] and mergeable(D, out_lists, 1, out[2]) then
+        out[1] = D:mul(out[1], table.remove(out, 2))
+        for _, strides in ipairs(out_lists) do table.remove(strides, 1) end
+      end
+    end
+  end
+  if #out == 0 then
+    out[1] = D:const(1)
+    for _, strides in ipairs(out_lists) do strides[1] = D:const(0) end
+  end
+  return out, out_lists
+end
+
+-- Declares coordinate locals of linear index `pos`; the outermost needs no modulo.
+local function unravel(k, extents, pos)
+  local at, rest = {}, k:name("rest")
+  k:line("long %s = %s;", rest, pos)
+  for axis = #extents, 1, -1 do
+    at[axis] = k:name("c")
+    if axis == 1 then
+      k:line("long %s = %s;", at[axis], rest)
+    else
+      local e = k:dim(extents[axis])
+      k:line("long %s = %s %% %s; %s /= %s;", at[axis], rest, e, rest, e)
+    end
+  end
+  return at
+end
+
+-- Moves the coordinates on by n elements, which end at most at the end of the innermost axis.
+local function advance(k, extents, at, n)
+  local last = #extents
+  k:line("%s += %s;", at[last], n)
+  for axis = last, 2, -1 do
+    k:open("if (%s >= %s)", at[axis], k:dim(extents[axis]))
+    k:line("%s = 0; %s++;", at[axis], at[axis - 1])
+  end
+  for _ = 2, last do k:close() end
+end
+
+-- The addresses of all operands at these coordinates.
+local function addresses(k, operands, lists, at, w)
+  for i, operand in ipairs(operands) do
+    local ptr = k:name("q")
+    local offset = k:offset(operand.offset, lists[i], at)
+    if operand.minus then offset = offset .. " - (" .. operand.minus .. ")" end
+    k:line("char *%s = (char *)(%s) + (%s) * %dL;", ptr, operand.at, offset, operand.bytes)
+    w[i] = { ptr = ptr, step = lists[i][#lists[i]] }
+  end
+end
+
+function M.walk(k, options)
+  local operands, given = options.operands, {}
+  for i, operand in ipairs(operands) do given[i] = operand.strides end
+  local extents, lists = M.collapse(k.dims, options.extents, given)
+  local last = #extents
+  local pos, stop, n = k:name("pos"), k:name("stop"), k:name("n")
+  k:open("if ((%s) > 0)", options.n)
+  k:line("long %s = %s, %s = %s + (%s);", pos, options.start, stop, pos, options.n)
+  local at = last == 1 and { pos } or unravel(k, extents, pos)
+  local loops = last > 1 or options.piece
+  if loops then k:open("while (%s < %s)", pos, stop) end
+  k:line("long %s = %s - %s;", n, stop, pos)
+  if last > 1 then
+    local e = k:dim(extents[last])
+    k:line("if (%s > %s - %s) %s = %s - %s;", n, e, at[last], n, e, at[last])
+  end
+  if options.piece then k:line("if (%s > %dL) %s = %dL;", n, options.piece, n, options.piece) end
+  local w = { n = n, pos = pos }
+  addresses(k, operands, lists, at, w)
+  options.body(w)
+  if loops then
+    k:line("%s += %s;", pos, n)
+    if last > 1 then advance(k, extents, at, n) end
+    k:close()
+  end
+  k:close()
+end
+
+return M

@@ -1,0 +1,63 @@
+--- A graph read once into plain Lua tables, for the stages that look at every node several times.
+-- Stands before grouping, planning and cost. A snapshot: it does not follow later changes of the graph.
+--
+--   f = facts.read(graph)
+--   f.graph f.D f.n           the graph, its dims object, number of nodes (ids run 0 .. n-1)
+--   f.op[id] f.dtype[id]      names        f.ins[id] f.shape[id]   arrays of ids, of dim handles
+--   f.key[id]                 text of the shape: equal text = equal shape
+--   f.live[id]                reached from a root
+--   f.roots                   { { name=, node=, kind="output"|"update" }, ... }
+--   f:numel(id)               number of elements as a dim
+local M = {}
+
+local leaf = { input = true, param = true, buffer = true, const = true }
+local identity = { stop_grad = true, checkpoint = true, telemetry_probe = true }
+local view = { reshape = true, permute = true, slice = true, expand = true }
+
+M.leaf = leaf           -- given, not computed
+M.identity = identity   -- pointwise ops whose value is their input
+M.view = view           -- ops that only rename elements
+
+local facts = {}
+facts.__index = facts
+
+--- Product of an array of dims.
+function M.product(D, dims)
+  local p = D:const(1)
+  for i = 1, #dims do p = D:mul(p, dims[i]) end
+  return p
+end
+
+function facts:numel(id)
+  local n = self.numels[id]
+  if not n then
+    n = M.product(self.D, self.shape[id])
+    self.numels[id] = n
+  end
+  return n
+end
+
+local function mark(f)
+  local live, ins = f.live, f.ins
+  for i = 1, #f.roots do live[f.roots[i].node] = true end
+  for id = f.n - 1, 0, -1 do
+    if live[id] then
+      local list = ins[id]
+      for i = 1, #list do live[list[i]] = true end
+    end
+  end
+end
+
+function M.read(graph)
+  local f = setmetatable({ graph = graph, D = graph:dims(), n = graph:count(), roots = graph:roots(),
+    op = {}, ins = {}, shape = {}, dtype = {}, key = {}, live = {}, numels = {} }, facts)
+  for id = 0, f.n - 1 do
+    local shape = graph:shape(id)
+    f.op[id], f.ins[id], f.dtype[id], f.shape[id] = graph:op(id), graph:inputs(id), graph:dtype(id), shape
+    f.key[id] = table.concat(shape, ",")
+  end
+  mark(f)
+  return f
+end
+
+return M

@@ -1,0 +1,205 @@
+--- Vector blocks as recipes write them: a thin Lua face of src/vec (vec.h), one FFI call per instruction.
+-- Stands between the recipes (kernels/*.lua, lua/esper/vecmath.lua) and the unit (lua/esper/emit.lua).
+--
+--   local b = vec.block("scalar", "f32")    -- isa name; element type "f32" "f64" "i32" "i64"
+--   local n, x, y = b:arg(0), b:arg(1), b:arg(2)
+--   b:each(n, { x, y }, function(mask)      -- y[i] = x[i] * x[i] + 1
+--     local v = b:load(x, 0, mask)
+--     b:store(y, b:fma(v, v, b:splat(1)), 0, mask)
+--   end)
+--   local text = b:lower("square")          -- static void square(const long *w) { ... }
+--
+-- b.type as given, b.ftype and b.itype its float and integer type of equal width, b.bytes 4 or 8, b.lanes (1 in
+-- plain C), b.isa.
+-- A register is a plain Lua number, good within its block: scalars g, vectors v (float or integer), masks m. A mistake
+-- (wrong class or type, missing operand, open loop) is a Lua error at the line that made it.
+--
+-- One method per row of vec.def, under its name, operands in the row's order; a constant k may be left out (0).
+--   * Element type. Rows of floats only (mul, fma, splat...) work in b.ftype, rows of integers only (shl, and_,
+--     iota...) in b.itype. Rows of both classes (add, sub, select, lt, set, store, bits...) take the class of their
+--     vector operands; those without vector operands (load, bcast, loads...) are b.type. An `i` in front fixes the
+--     integer class: iload, iloads, ibcast, and iadd, ilt, iselect... where a recipe wants it checked.
+--   * bits(v) turns float into integer and back; cvt_i, cvtt_i give integers, cvt_f floats.
+--   * Memory: load(g, k, m), bcast(g, k), loads(g, stride_g, k, m), store(g, v, k, m), stores(g, stride_g, v, k, m),
+--     store1(g, v, k): a mask may be nil (all lanes). k is in bytes, strides are g registers in bytes.
+--   * arg = g_arg, const = g_const, isplat = splati.
+--   * set(acc, v) and g_set(g, h) change a register in place: the only way a value leaves a loop's body.
+--   * note(k) marks what follows as the group's k-th node; dumps show it.
+-- Shapes of control:
+--   b:loop(g, body)               body() runs g times
+--   b:each(g, advance, body)      body(mask) covers g elements, b.lanes at a time; mask is nil except in the tail. Every
+--                                 entry of `advance` is moved along by each() itself: p by b.bytes per ELEMENT,
+--                                 { p, step = g } by the bytes in scalar g per element (each() multiplies by lanes),
+--                                 { p, bytes = 8 } by a constant per element. Afterwards these registers are used up;
+--                                 keep a start with b:copy(p). A body that gathers into an accumulator under a mask
+--                                 must make masked lanes neutral itself (b:select).
+-- Also: b:copy(g) a scalar of its own; b:text() the listing; vec.lanes(isa, type); vec.best() the ISA name to use.
+
+local native = require "esper.native"
+local C = native.C
+
+local M = {}
+local Block = {}
+Block.__index = Block
+
+-- In the order of es_vec_type.
+local TYPE = { f32 = 0, f64 = 1, i32 = 2, i64 = 3, none = 4 }
+local BYTES = { f32 = 4, i32 = 4, f64 = 8, i64 = 8 }
+
+local function isa_number(name)
+  local isa = C.es_isa_named(name)
+  if isa < 0 then error(("vec: unknown isa %q; want scalar, avx2 or avx512"):format(tostring(name)), 3) end
+  return isa
+end
+
+local function check_type(type)
+  return BYTES[type] or error(("vec: element type %s; want f32, f64, i32 or i64"):format(tostring(type)), 3)
+end
+
+function M.best() return native.string(C.es_isa_name(C.es_isa_best())) end
+function M.lanes(isa, type) return C.es_isa_lanes(isa_number(isa), check_type(type)) end
+
+function M.block(isa, type)
+  local bytes, number = check_type(type), isa_number(isa)
+  local handle = C.es_vec_new(number, bytes)
+  if handle == nil then error("vec: out of memory", 2) end
+  return setmetatable({
+    handle = native.gc(handle, C.es_vec_free), isa = isa, type = type, bytes = bytes,
+    ftype = bytes == 4 and "f32" or "f64", itype = bytes == 4 and "i32" or "i64",
+    lanes = C.es_isa_lanes(number, bytes), code = TYPE[type], icode = TYPE[bytes == 4 and "i32" or "i64"],
+  }, Block)
+end
+
+-- ---- one method per row of vec.def ----
+
+local emit = C.es_vec_emit
+
+-- One instruction. `key` names the block's field with its element type; nil lets the builder take it from row or operands.
+local function put(b, op, key, x, y, z, u, v, k, n)
+  if k and k % 1 ~= 0 then error(("vec: constant %s; want a whole number"):format(tostring(k)), 2) end
+  local r = emit(b.handle, op, key and b[key] or TYPE.none, x or -1, y or -1, z or -1, u or -1, v or -1, k or 0, n or 0)
+  if r < 0 then error(native.string(C.es_vec_failure(b.handle)), 2) end -- 2: put is always tail-called by a method
+  return r
+end
+
+-- The argument lists there are, by the place of the constant in the row (0: none).
+local SHAPE = {
+  [0] = function(op, key) return function(b, x, y, z) return put(b, op, key, x, y, z) end end,
+  function(op, key) return function(b, k) return put(b, op, key, nil, nil, nil, nil, nil, k) end end,
+  function(op, key) return function(b, x, k, z) return put(b, op, key, x, nil, z, nil, nil, k) end end,
+  function(op, key) return function(b, x, y, k, u) return put(b, op, key, x, y, nil, u, nil, k) end end,
+  function(op, key) return function(b, x, y, z, k, v) return put(b, op, key, x, y, z, nil, v, k) end end,
+}
+
+local function number_method(op, key)
+  return function(b, n) return put(b, op, key, nil, nil, nil, nil, nil, nil, n) end
+end
+
+-- The row with a mask serves the one without: load(g, k, m) is loadm when m is given.
+local function masked(plain, with, place)
+  if place == 3 then
+    return function(b, x, k, m)
+      if m then return with(b, x, k, m) end
+      return plain(b, x, k)
+    end
+  elseif place == 4 then
+    return function(b, x, y, k, m)
+      if m then return with(b, x, y, k, m) end
+      return plain(b, x, y, k)
+    end
+  end
+  return function(b, x, y, z, k, m)
+    if m then return with(b, x, y, z, k, m) end
+    return plain(b, x, y, z, k)
+  end
+end
+
+local function define(op, row)
+  local name, operands, types = native.string(row.name), native.string(row.operands), native.string(row.types)
+  local make = operands == "n" and number_method or SHAPE[operands:find("k", 1, true) or 0]
+  local both = types == "b"
+  Block[name] = make(op, both and not operands:find("v", 1, true) and "code" or nil)
+  if both then Block["i" .. name] = make(op, "icode") end
+end
+
+local op = 0
+while C.es_vec_row_of(op) ~= nil do
+  define(op, C.es_vec_row_of(op))
+  op = op + 1
+end
+for name, place in pairs { load = 3, loads = 4, store = 4, stores = 5 } do
+  for _, class in ipairs { "", "i" } do
+    Block[class .. name] = masked(Block[class .. name], Block[class .. name .. "m"], place)
+  end
+end
+Block.arg, Block.const, Block.isplat = Block.g_arg, Block.g_const, Block.splati
+
+function Block:copy(g) return self:g_addk(g, 0) end
+
+-- ---- control ----
+
+local open, close = Block.loop, Block["end"]
+function Block:loop(count, body)
+  open(self, count)
+  body()
+  close(self)
+end
+
+-- Bytes to add to each pointer after `lanes` elements: { pointer, k = bytes } or { pointer, g = register }.
+local function advances(b, list)
+  local out = {}
+  for i, entry in ipairs(list) do
+    if type(entry) == "number" then
+      out[i] = { entry, k = b.bytes * b.lanes }
+    elseif entry.step then
+      out[i] = { entry[1], g = b.lanes == 1 and entry.step or b:g_mulk(entry.step, b.lanes) }
+    else
+      out[i] = { entry[1], k = entry.bytes * b.lanes }
+    end
+  end
+  return out
+end
+
+local function move(b, moves)
+  for _, m in ipairs(moves) do b:g_set(m[1], m.k and b:g_addk(m[1], m.k) or b:g_add(m[1], m.g)) end
+end
+
+function Block:each(count, advance, body)
+  local moves = advances(self, advance)
+  if self.lanes == 1 then
+    return self:loop(count, function()
+      body(nil)
+      move(self, moves)
+    end)
+  end
+  local shift, left = math.log(self.lanes, 2), self:copy(count)
+  self:loop(self:g_shrk(count, shift), function()
+    body(nil)
+    move(self, moves)
+    self:g_set(left, self:g_addk(left, -self.lanes))
+  end)
+  -- left < lanes; the tail runs once when left > 0
+  self:loop(self:g_shrk(self:g_addk(left, self.lanes - 1), shift), function() body(self:m_tail(left)) end)
+end
+
+-- ---- out ----
+
+local scratch = native.gc(native.new "es_text", C.es_text_clear)
+
+--- C text that defines the block as a static function `name`.
+function Block:lower(name)
+  local err = native.fresh()
+  C.es_text_clear(scratch)
+  if C.es_vec_lower(self.handle, name, scratch, err) ~= 0 then
+    C.es_text_clear(scratch)
+    local _, message = native.failure()
+    error(message, 2)
+  end
+  local text = native.string(scratch.bytes, scratch.length)
+  C.es_text_clear(scratch)
+  return text
+end
+
+function Block:text() return native.text(C.es_vec_print, self.handle) end
+
+return M

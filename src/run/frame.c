@@ -1,0 +1,295 @@
+/* Frames: what one run of a kernel needs, made once per shape and kept: see frame.h. Stands under kernel.c.
+ * Invariant: a frame that is `valid` holds sizes that were overflow-checked and are not negative. */
+#include "run/frame.h"
+#include <string.h>
+#include "base/random.h"
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#else
+#include <fenv.h>
+#endif
+
+bool es_block_reserve(es_block *block, int64_t bytes) {
+  if (bytes <= block->room) return true;
+  void *memory = bytes <= ES_BYTES_MAX ? es_alloc((size_t)bytes + ES_ALIGNMENT - 1) : NULL;
+  if (!memory) return false;
+  es_free(block->memory);
+  block->memory = memory;
+  block->start = (char *)(((uintptr_t)memory + ES_ALIGNMENT - 1) & ~(uintptr_t)(ES_ALIGNMENT - 1));
+  block->room = bytes;
+  return true;
+}
+
+static void *take(es_arena *arena, int32_t count, size_t size, bool *failed) {
+  void *block = *failed ? NULL : es_arena_take(arena, ((size_t)count + 1) * size);
+  if (!block) *failed = true;
+  return block;
+}
+
+/* Points every step at its part of the flat arrays. */
+static void wire(es_frame *f) {
+  const es_kernel *k = f->kernel;
+  int32_t p = 0, d = 0, key = 0;
+  for (int32_t i = 0; i < k->step_count; i++) {
+    const es_step *s = es_plan_step_get(k->plan, i);
+    f->calls[i] = (es_call){ k->fn[i], 0, { f->p + p, f->d + d, f->key + key, &f->fault } };
+    p += s->operand_count;
+    d += s->dim_count;
+    key += 2 * s->stream_count;
+  }
+}
+
+es_frame *es_frame_new(const es_kernel *k) {
+  es_arena *arena = es_arena_new();
+  if (!arena) return NULL;
+  bool failed = false;
+  es_frame *f = take(arena, 1, sizeof *f, &failed);
+  if (f) {
+    f->kernel = k;
+    f->arena = arena;
+    f->values = take(arena, k->handle_count, sizeof *f->values, &failed);
+    f->bytes = take(arena, k->value_count, sizeof *f->bytes, &failed);
+    f->slot_bytes = take(arena, k->slot_count, sizeof *f->slot_bytes, &failed);
+    f->slot_at = take(arena, k->slot_count, sizeof *f->slot_at, &failed);
+    f->d = take(arena, k->d_count, sizeof *f->d, &failed);
+    f->calls = take(arena, k->step_count, sizeof *f->calls, &failed);
+    f->slot = take(arena, k->slot_count, sizeof *f->slot, &failed);
+    f->base = take(arena, k->value_count, sizeof *f->base, &failed);
+    f->p = take(arena, k->operand_count, sizeof *f->p, &failed);
+    f->key = take(arena, k->stream_count, 2 * sizeof *f->key, &failed);
+    f->data = take(arena, k->value_count, sizeof *f->data, &failed);
+    f->ranks = take(arena, k->input_count, sizeof *f->ranks, &failed);
+    f->shapes = take(arena, k->input_count, ES_RANK_MAX * sizeof *f->shapes, &failed);
+    f->packed = take(arena, k->input_count, sizeof *f->packed, &failed);
+  }
+  if (failed) {
+    es_arena_free(arena);
+    return NULL;
+  }
+  wire(f);
+  return f;
+}
+
+void es_frame_free(es_frame *f) {
+  if (!f) return;
+  es_free(f->own.memory);
+  for (int32_t i = 0; i < f->kernel->input_count; i++) es_free(f->packed[i].memory);
+  es_arena_free(f->arena);
+}
+
+es_frame *es_frame_take(es_kernel *k, es_error *err) {
+  for (int i = 0; i < ES_FRAMES; i++) {
+    if (!atomic_load_explicit(&k->frames[i], memory_order_relaxed)) continue;
+    es_frame *f = atomic_exchange_explicit(&k->frames[i], NULL, memory_order_acquire);
+    if (f) return f;
+  }
+  es_frame *f = es_frame_new(k);
+  if (!f) es_fail(err, ESPER_ENOMEM, "kernel: no memory for a frame");
+  return f;
+}
+
+void es_frame_give(es_kernel *k, es_frame *f) {
+  for (int i = 0; i < ES_FRAMES; i++) {
+    es_frame *empty = NULL;
+    if (atomic_load_explicit(&k->frames[i], memory_order_relaxed)) continue;
+    if (atomic_compare_exchange_strong_explicit(&k->frames[i], &empty, f, memory_order_release, memory_order_relaxed))
+      return;
+  }
+  es_frame_free(f); /* more runs at once than the kernel keeps frames */
+}
+
+/* --- prepare ------------------------------------------------------------------------------------- */
+
+esper_status es_frame_eval(es_frame *f, const int64_t *symbols, es_error *err) {
+  const es_dims *dims = es_plan_dims(f->kernel->plan);
+  f->valid = false;
+  if (es_dims_count(dims) != f->kernel->handle_count)
+    return es_fail(err, ESPER_EINTERNAL, "kernel: somebody made dimensions in the finished plan's table");
+  for (int32_t i = 0; i < f->kernel->symbol_count; i++) {
+    int64_t min, max;
+    es_symbol_range(dims, i, &min, &max);
+    if (symbols[i] < min || symbols[i] > max)
+      return es_fail(err, ESPER_ESHAPE, "symbol \"%s\": expected %lld to %lld, got %lld", es_symbol_name(dims, i),
+                     (long long)min, (long long)max, (long long)symbols[i]);
+  }
+  if (!es_dims_eval(dims, symbols, f->values))
+    return es_fail(err, ESPER_ELIMIT, "kernel: a dimension exceeds 2^62 for these shapes; give smaller tensors");
+  memmove(f->symbols, symbols, (size_t)f->kernel->symbol_count * sizeof *symbols);
+  return ESPER_OK;
+}
+
+static esper_status size_value(es_frame *f, int32_t index, es_error *err) {
+  const es_value *v = es_plan_value_get(f->kernel->plan, index);
+  int64_t bytes = es_dtype_bytes(v->dtype);
+  bool over = false;
+  for (int32_t axis = 0; axis < v->rank; axis++) {
+    int64_t extent = f->values[v->shape[axis]];
+    if (extent < 0) {
+      return es_fail(err, ESPER_ESHAPE, "%s \"%s\" [%s] axis %d: would be %lld; the inputs are too small",
+                     es_role_name(v->role), v->name, es_plan_shape_text(f->kernel->plan, index), axis, (long long)extent);
+    }
+    if (extent == 0) bytes = 0, over = false;
+    if (bytes > 0 && !over) over = __builtin_mul_overflow(bytes, extent, &bytes) || bytes > ES_BYTES_MAX;
+  }
+  if (over) {
+    return es_fail(err, ESPER_ELIMIT, "%s \"%s\" [%s] exceeds 2^46 bytes; give smaller tensors", es_role_name(v->role),
+                   v->name, es_plan_shape_text(f->kernel->plan, index));
+  }
+  f->bytes[index] = bytes;
+  return ESPER_OK;
+}
+
+static esper_status lay_slots(es_frame *f, es_error *err) {
+  const es_kernel *k = f->kernel;
+  memset(f->slot_bytes, 0, (size_t)k->slot_count * sizeof *f->slot_bytes);
+  for (int32_t i = 0; i < es_plan_size_count(k->plan); i++) {
+    const es_slot_size *size = es_plan_size_get(k->plan, i);
+    int64_t bytes = f->values[size->bytes];
+    if (bytes > f->slot_bytes[size->slot]) f->slot_bytes[size->slot] = bytes;
+  }
+  for (int32_t i = 0; i < k->value_count; i++) {
+    int32_t slot = k->slot_of[i];
+    if (slot >= 0 && f->bytes[i] > f->slot_bytes[slot]) f->slot_bytes[slot] = f->bytes[i];
+  }
+  int64_t at = 0;
+  for (int32_t i = 0; i < k->slot_count; i++) {
+    if (f->slot_bytes[i] > ES_BYTES_MAX - ES_ALIGNMENT - at)
+      return es_fail(err, ESPER_ELIMIT, "kernel: workspace exceeds 2^46 bytes; give smaller tensors");
+    f->slot_at[i] = at;
+    at += (f->slot_bytes[i] + ES_ALIGNMENT - 1) & -(int64_t)ES_ALIGNMENT;
+  }
+  f->workspace = at;
+  f->placed = NULL;
+  return ESPER_OK;
+}
+
+esper_status es_frame_layout(es_frame *f, es_error *err) {
+  const es_kernel *k = f->kernel;
+  esper_status status = ESPER_OK;
+  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, i, err);
+  if (status == ESPER_OK) status = lay_slots(f, err);
+  if (status != ESPER_OK) return status;
+  int64_t *d = f->d;
+  for (int32_t i = 0; i < k->step_count; i++) {
+    const es_step *s = es_plan_step_get(k->plan, i);
+    f->calls[i].tiles = f->values[s->tiles];
+    for (int32_t n = 0; n < s->dim_count; n++) *d++ = f->values[s->dims[n]];
+  }
+  f->valid = true;
+  return ESPER_OK;
+}
+
+esper_status es_frame_prepare(es_frame *f, const int64_t *symbols, es_error *err) {
+  if (f->valid && memcmp(f->symbols, symbols, (size_t)f->kernel->symbol_count * sizeof *symbols) == 0) return ESPER_OK;
+  esper_status status = es_frame_eval(f, symbols, err);
+  return status == ESPER_OK ? es_frame_layout(f, err) : status;
+}
+
+/* --- place and bind ------------------------------------------------------------------------------ */
+
+esper_status es_frame_place(es_frame *f, void *workspace, es_error *err) {
+  if (f->workspace == 0) return ESPER_OK; /* no slots, or empty ones: their addresses are never used */
+  if ((uintptr_t)workspace % ES_ALIGNMENT)
+    return es_fail(err, ESPER_EARG, "workspace: its address is not a multiple of %d", ES_ALIGNMENT);
+  if (!workspace) {
+    if (!es_block_reserve(&f->own, f->workspace))
+      return es_fail(err, ESPER_ENOMEM, "kernel: no memory for a workspace of %lld bytes", (long long)f->workspace);
+    workspace = f->own.start;
+  }
+  if (f->placed == workspace) return ESPER_OK;
+  f->placed = workspace;
+  for (int32_t i = 0; i < f->kernel->slot_count; i++) f->slot[i] = (char *)workspace + f->slot_at[i];
+  return ESPER_OK;
+}
+
+static void set_keys(es_frame *f, uint64_t seed, uint64_t step) {
+  const es_kernel *k = f->kernel;
+  uint32_t *key = f->key;
+  for (int32_t i = 0; i < k->step_count; i++) {
+    const es_step *s = es_plan_step_get(k->plan, i);
+    for (int32_t n = 0; n < s->stream_count; n++, key += 2) es_random_key(seed, s->streams[n], step, key);
+  }
+  f->keyed = true;
+  f->seed = seed;
+  f->step = step;
+}
+
+esper_status es_frame_bind(es_frame *f, void *const *data, uint64_t seed, uint64_t step, es_error *err) {
+  const es_kernel *k = f->kernel;
+  for (int32_t i = 0; i < k->value_count; i++) {
+    int32_t slot = k->slot_of[i];
+    f->base[i] = slot >= 0 ? f->slot[slot] : data[i];
+    if (!f->base[i] && f->bytes[i] > 0) {
+      const es_value *v = es_plan_value_get(k->plan, i);
+      return es_fail(err, ESPER_EARG, "%s \"%s\": no data given for its %lld bytes", es_role_name(v->role), v->name,
+                     (long long)f->bytes[i]);
+    }
+  }
+  for (int32_t i = 0; i < k->operand_count; i++) f->p[i] = f->base[k->operands[i]];
+  if (k->stream_count && !(f->keyed && f->seed == seed && f->step == step)) set_keys(f, seed, step);
+  return ESPER_OK;
+}
+
+/* --- run ----------------------------------------------------------------------------------------- */
+
+/* Kernels run under the default floating-point environment (round to nearest, denormals kept, no traps), so a result
+ * does not depend on the thread; what the thread had comes back afterwards. */
+#if defined(__SSE__)
+enum { MXCSR_DEFAULT = 0x1f80, MXCSR_FLAGS = 0x3f };
+typedef unsigned floats;
+static inline floats enter_floats(void) {
+  unsigned old = _mm_getcsr();
+  if ((old & ~(unsigned)MXCSR_FLAGS) != MXCSR_DEFAULT) _mm_setcsr(MXCSR_DEFAULT);
+  return old;
+}
+static inline void leave_floats(const floats *old) {
+  if ((*old & ~(unsigned)MXCSR_FLAGS) != MXCSR_DEFAULT) _mm_setcsr(*old);
+}
+#else
+typedef fenv_t floats;
+static inline floats enter_floats(void) {
+  fenv_t old;
+  feholdexcept(&old);
+  fesetenv(FE_DFL_ENV);
+  return old;
+}
+static inline void leave_floats(const floats *old) { fesetenv(old); }
+#endif
+
+static void run_tiles(void *user, int64_t lo, int64_t hi) {
+  const es_call *call = user;
+  floats saved = enter_floats();
+  call->fn(&call->args, lo, hi);
+  leave_floats(&saved);
+}
+
+int32_t es_frame_steps(es_frame *f, es_pool *pool) {
+  f->fault = 0;
+  for (int32_t i = 0; i < f->kernel->step_count; i++) {
+    es_call *call = &f->calls[i];
+    if (call->tiles <= 0) continue;
+    f->at = i;
+    es_pool_run(pool, call->tiles, run_tiles, call);
+    if (f->fault) return i;
+  }
+  return -1;
+}
+
+void es_frame_update(es_frame *f) {
+  const es_plan *plan = f->kernel->plan;
+  for (int32_t i = 0; i < es_plan_role_count(plan, ES_ROLE_update); i++) {
+    int32_t value = es_plan_role_get(plan, ES_ROLE_update, i);
+    int32_t buffer = es_plan_value_get(plan, value)->buffer;
+    if (f->bytes[value] > 0) memcpy(f->base[buffer], f->base[value], (size_t)f->bytes[value]);
+  }
+}
+
+esper_status es_frame_fault(const es_frame *f, int32_t step, int64_t fault, es_error *err) {
+  const es_step *s = es_plan_step_get(f->kernel->plan, step);
+  if (fault < 1 || fault > s->operand_count)
+    return es_fail(err, ESPER_EINTERNAL, "step %d (%s): fault word %lld names no operand", step, s->label, (long long)fault);
+  int32_t value = s->operands[fault - 1];
+  const es_value *v = es_plan_value_get(f->kernel->plan, value);
+  return es_fail(err, ESPER_EINDEX, "step %d (%s): an index in operand %d, %s #%d \"%s\", is out of range", step, s->label,
+                 (int)(fault - 1), es_role_name(v->role), value, v->name);
+}

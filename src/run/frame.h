@@ -1,0 +1,101 @@
+/* The inside of a kernel, shared by kernel.c, frame.c, solve.c, guard.c and the public run call; not for Lua.
+ *
+ * A frame is everything one run needs besides the caller's tensors: the values of all dimensions, sizes of values and
+ * slots, the workspace, and per step its arguments. A kernel keeps frames in an array of atomic pointers: a run takes
+ * one (exchange with NULL) and gives it back (compare-exchange), so runs neither lock nor allocate once there are as
+ * many frames as threads. A taken frame belongs to its thread alone. */
+#ifndef ES_FRAME_H
+#define ES_FRAME_H
+#include <stdatomic.h>
+#include "base/memory.h"
+#include "run/plan.h"
+
+enum { ES_FRAMES = 64, ES_ALIGNMENT = 64 };
+#define ES_BYTES_MAX ((int64_t)1 << 46) /* of one value and of a workspace: the limit of es_alloc */
+
+/* Memory of any size, 64-byte aligned; zero it to begin with. */
+typedef struct es_block {
+  void *memory;            /* what es_free takes */
+  char *start;             /* aligned */
+  int64_t room;
+} es_block;
+bool es_block_reserve(es_block *block, int64_t bytes); /* contents are lost when it grows; false = no memory */
+
+typedef struct es_call {   /* one step, ready to call */
+  es_kernel_fn fn;
+  int64_t tiles;
+  es_args args;
+} es_call;
+
+typedef struct es_frame {
+  const es_kernel *kernel;
+  es_arena *arena;         /* holds the frame and its arrays */
+  bool valid;              /* everything down to `calls` is that of `symbols` */
+  int64_t symbols[ES_SYMBOLS_MAX];
+  int64_t *values;         /* per dimension handle */
+  int64_t *bytes;          /* per value */
+  int64_t *slot_bytes, *slot_at; /* per slot; offsets in the workspace are multiples of 64 */
+  int64_t workspace;       /* bytes */
+  int64_t *d;
+  es_call *calls;          /* per step */
+  es_block own;            /* the frame's own workspace */
+  const char *placed;      /* workspace that `slot` points into, NULL = none yet */
+  char **slot;             /* per slot: address */
+  void **base;             /* per value: address */
+  char **p;
+  bool keyed;              /* `key` is that of seed and step */
+  uint64_t seed, step;
+  uint32_t *key;
+  int64_t fault;           /* the fault word of all steps */
+  int32_t at;              /* step that runs now */
+  void **data;             /* scratch of esper_kernel_run: per value, */
+  int32_t *ranks;          /*   per input, */
+  int64_t *shapes;         /*   ES_RANK_MAX per input, */
+  es_block *packed;        /*   per input: its compact copy */
+} es_frame;
+
+typedef struct es_bind {   /* how one symbol is found: extent of that axis = dim, other symbols of dim known before */
+  int32_t input, axis, symbol;
+  es_dim dim;
+  bool bare;               /* dim is the symbol itself */
+} es_bind;
+
+struct esper_kernel {
+  atomic_int references;
+  es_plan *plan;
+  es_code *code;
+  es_pool *pool;           /* of esper_kernel_run; may be NULL */
+  es_arena *arena;
+  es_kernel_fn *fn;        /* per step */
+  int32_t *operands;       /* value index of every operand of every step, in order */
+  int32_t *slot_of;        /* per value: slot or -1 */
+  int32_t value_count, step_count, slot_count, input_count, handle_count, symbol_count;
+  int32_t operand_count, d_count, stream_count; /* sums over the steps */
+  es_bind binds[ES_SYMBOLS_MAX];
+  int32_t bind_count;
+  _Atomic(es_frame *) frames[ES_FRAMES];
+};
+
+/* solve.c: fills binds. */
+esper_status es_solve_plan(es_kernel *kernel, es_error *err);
+/* As es_kernel_solve, and leaves the frame prepared for the symbols. */
+esper_status es_frame_solve(es_frame *frame, const int32_t *ranks, const int64_t *shapes, es_error *err);
+
+es_frame *es_frame_new(const es_kernel *kernel);              /* NULL = no memory */
+void es_frame_free(es_frame *frame);
+es_frame *es_frame_take(es_kernel *kernel, es_error *err);    /* NULL = no memory */
+void es_frame_give(es_kernel *kernel, es_frame *frame);
+
+/* The stages of a run, in order. Nothing happens in the first when the symbols are those of the last run. */
+esper_status es_frame_prepare(es_frame *frame, const int64_t *symbols, es_error *err);
+esper_status es_frame_place(es_frame *frame, void *workspace, es_error *err);  /* NULL = the frame's own */
+esper_status es_frame_bind(es_frame *frame, void *const *data, uint64_t seed, uint64_t step, es_error *err);
+int32_t es_frame_steps(es_frame *frame, es_pool *pool);       /* -1, or the step that left `fault` set */
+void es_frame_update(es_frame *frame);                        /* new values of buffers into the buffers */
+/* The failure that es_frame_steps met. */
+esper_status es_frame_fault(const es_frame *frame, int32_t step, int64_t fault, es_error *err);
+
+/* Parts of prepare that solve.c needs apart: values of all handles; then sizes, layout, arguments. */
+esper_status es_frame_eval(es_frame *frame, const int64_t *symbols, es_error *err);
+esper_status es_frame_layout(es_frame *frame, es_error *err);
+#endif
