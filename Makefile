@@ -18,7 +18,7 @@ G       := $(BUILD)/gen
 SRC     := $(sort $(wildcard src/*/*.c))
 COMMAND := $(BUILD)/obj/main.o $(BUILD)/obj/line.o
 OBJ     := $(SRC:src/%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/embedded.o
-SCRIPTS := $(shell find lua kernels blueprints -name '*.lua' 2>/dev/null | sort)
+SCRIPTS := $(shell find lua kernels blueprints -name '*.lua' 2>/dev/null | sort) docs/words.md
 HOT     := src/run/oracle%
 
 .PHONY: all deps demo test bench lint asan valgrind soak install uninstall clean help docs

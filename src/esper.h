@@ -111,7 +111,7 @@ typedef struct esper_compile_options {
   const char *set;       /* hyper-parameters "dim=64 expand=4", NULL = the blueprint's defaults */
   const char *mode;      /* "eval" (default) or "train" */
   const char *dtype;     /* "f32" (default) or "f64" */
-  bool certify;          /* prove before use what was not proved before (seconds); false: compile only (milliseconds) */
+  bool uncertified;      /* false: a kernel without a passing certificate is proved first (seconds, once); true: it is not */
 } esper_compile_options;
 /* blueprint: catalogue name ("transformer/mlp") or path of a .lua file, which runs in the sandbox. options NULL = defaults.
  * From the store when it holds the key, else compiled and stored.

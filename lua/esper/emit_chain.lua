@@ -12,7 +12,7 @@
 -- plain C loops (emit_scalar.lua). Values that cross stages pass through stack buffers, so runs are short then.
 -- Invariant: one stage reads all it needs of an element before it stores that element.
 
-local math_ = require "esper.vecmath"
+local nodes = require "esper.vecnode"
 local scalar = require "esper.emit_scalar"
 
 local M = {}
@@ -105,7 +105,7 @@ function M.plan(k, spec)
     local custom = plan.custom[id]
     for i, arg in ipairs(custom and custom.inputs or k.group.args[id]) do inputs[i] = resolve(plan, arg) end
     plan.inputs[id] = inputs
-    if not custom and math_.random[k.graph:op(id)] then
+    if not custom and nodes.random[k.graph:op(id)] then
       plan.random[id] = true
       add_stage(plan, "random", id)
     end
@@ -173,7 +173,7 @@ function Plan:compute(b, stage, fetch)
       if self.random[id] then
         regs[#regs + 1], regs[#regs + 2] = fetch({ random = id, part = 1 }), fetch({ random = id, part = 2 })
       end
-      value[id] = math_.node(b, k.graph, id, regs)
+      value[id] = nodes.node(b, k.graph, id, regs)
     end
   end
   return value
@@ -196,7 +196,7 @@ local function memory_inputs(plan, stage)
       if arg.node and plan.stage_of[arg.node] ~= stage then need(arg, "n" .. arg.node) end
     end
     if plan.random[id] then
-      for part = 1, math_.random[plan.k.graph:op(id)] do
+      for part = 1, nodes.random[plan.k.graph:op(id)] do
         need({ random = id, part = part }, "r" .. id .. ":" .. part)
       end
     end
@@ -282,7 +282,7 @@ function Plan:run(run, stores)
   self.place = {}
   for _, id in ipairs(self.nodes) do
     self.place[id] = stores[id] or self.crosses[id] and k:buffer(k.graph:dtype(id), self.piece) or nil
-    for part = 1, self.random[id] and math_.random[k.graph:op(id)] or 0 do
+    for part = 1, self.random[id] and nodes.random[k.graph:op(id)] or 0 do
       self.place[id .. ":" .. part] = k:buffer(k.graph:dtype(id), self.piece)
     end
   end

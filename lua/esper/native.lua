@@ -87,6 +87,7 @@ end
 
 M.role, M.rolename = enum "ES_ROLE_"
 M.root, M.rootname = enum "ES_ROOT_"
+M.section, M.sectionname = enum "ES_SECTION_"
 M.sample = enum "ES_SAMPLE_"
 M.dtype, M.dtypename, M.dtypebytes = {}, {}, {}
 for i = 0, ffi.C.ES_DTYPE_COUNT - 1 do

@@ -24,7 +24,7 @@ function convert.D(b, v, a) return b:shape(v, a.name) end
 function convert.t(b, v) return v == "float" and b.dtype or v end
 
 local function put(b, info, attrs, a, v)
-  if hidden[v] == hidden[value.poison] then builder.silent() end
+  if v == value.poison then builder.silent() end
   if attrs[a.name] ~= nil then fail("attribute '%s' is given twice", a.name) end
   if v == nil then fail("attribute '%s' is nil", a.name) end
   if hidden[v] and a.type ~= "d" then fail("attribute '%s' is %s, wanted a plain value", a.name, describe(v)) end
@@ -104,7 +104,9 @@ end
 function M.read(b, info, ...)
   local call = setmetatable({ b = b, info = info, inputs = {}, attrs = {}, next = 1,
                               numbers = TAKES_NUMBERS[info.rule] }, Call)
-  for i = 1, select("#", ...) do call:argument((select(i, ...)), i) end
+  local given, count = { ... }, select("#", ...)
+  while count > 0 and given[count] == nil do count = count - 1 end
+  for i = 1, count do call:argument(given[i], i) end
   if call.numbers then call:settle_numbers() end
   for _, a in ipairs(info.attrs) do
     if a.type == "m" and call.attrs[a.name] == nil and #call.inputs > 0 then
@@ -135,9 +137,10 @@ for _, family in ipairs { "arithmetic", "shapes", "layers", "state" } do
   end
 end
 
--- ---- what a blueprint sees ----
+local inits = require "esper.ops.inits"
+for name, fn in pairs(inits.calls) do api[name] = fn end
 
-local specs = require "esper.ops.inits"
+-- ---- what a blueprint sees ----
 
 local function names_of(...)
   local names = {}
@@ -190,7 +193,8 @@ function M.face(b)
   b.methods_made = {}
   return value.view(function(key)
     if key == "training" then return b.training end
-    return b:method(key) or specs[key] or b:unknown("g.", key, names_of(api, specs, { training = true }))
+    return b:method(key) or inits.values[key]
+      or b:unknown("g.", key, names_of(api, inits.values, { training = true }))
   end, function(key) b:report("g." .. describe(key), "assignment; g is read-only") end)
 end
 

@@ -14,7 +14,7 @@
 -- A register is a plain Lua number, good within its block: scalars g, vectors v (float or integer), masks m. A mistake
 -- (wrong class or type, missing operand, open loop) is a Lua error at the line that made it.
 --
--- One method per row of vec.def, under its name, operands in the row's order; a constant k may be left out (0).
+-- One method per row of vec.def, under its name, operands in the row's order; a byte offset may be left out (0).
 --   * Element type. Rows of floats only (mul, fma, splat...) work in b.ftype, rows of integers only (shl, and_,
 --     iota...) in b.itype. Rows of both classes (add, sub, select, lt, set, store, bits...) take the class of their
 --     vector operands; those without vector operands (load, bcast, loads...) are b.type. An `i` in front fixes the
@@ -76,23 +76,29 @@ local emit = C.es_vec_emit
 
 -- One instruction. `key` names the block's field with its element type; nil lets the builder take it from row or operands.
 local function put(b, op, key, x, y, z, u, v, k, n)
-  if k and k % 1 ~= 0 then error(("vec: constant %s; want a whole number"):format(tostring(k)), 2) end
-  local r = emit(b.handle, op, key and b[key] or TYPE.none, x or -1, y or -1, z or -1, u or -1, v or -1, k or 0, n or 0)
+  local kind = type(k)
+  if kind ~= "number" and kind ~= "cdata" or k % 1 ~= 0 then
+    error(("vec: constant is %s; want a whole number"):format(tostring(k)), 2)
+  end
+  local r = emit(b.handle, op, key and b[key] or TYPE.none, x or -1, y or -1, z or -1, u or -1, v or -1, k, n or 0)
   if r < 0 then error(native.string(C.es_vec_failure(b.handle)), 2) end -- 2: put is always tail-called by a method
   return r
 end
 
--- The argument lists there are, by the place of the constant in the row (0: none).
+-- The argument lists there are, by the place of the constant in the row (0: none). `k0` stands in for one left out.
 local SHAPE = {
-  [0] = function(op, key) return function(b, x, y, z) return put(b, op, key, x, y, z) end end,
+  [0] = function(op, key) return function(b, x, y, z) return put(b, op, key, x, y, z, nil, nil, 0) end end,
   function(op, key) return function(b, k) return put(b, op, key, nil, nil, nil, nil, nil, k) end end,
-  function(op, key) return function(b, x, k, z) return put(b, op, key, x, nil, z, nil, nil, k) end end,
-  function(op, key) return function(b, x, y, k, u) return put(b, op, key, x, y, nil, u, nil, k) end end,
-  function(op, key) return function(b, x, y, z, k, v) return put(b, op, key, x, y, z, nil, v, k) end end,
+  function(op, key, k0) return function(b, x, k, z) return put(b, op, key, x, nil, z, nil, nil, k or k0) end end,
+  function(op, key, k0) return function(b, x, y, k, u) return put(b, op, key, x, y, nil, u, nil, k or k0) end end,
+  function(op, key, k0) return function(b, x, y, z, k, v) return put(b, op, key, x, y, z, nil, v, k or k0) end end,
 }
 
 local function number_method(op, key)
-  return function(b, n) return put(b, op, key, nil, nil, nil, nil, nil, nil, n) end
+  return function(b, n)
+    if type(n) ~= "number" then error(("vec: splat of %s; want a number"):format(tostring(n)), 2) end
+    return put(b, op, key, nil, nil, nil, nil, nil, 0, n)
+  end
 end
 
 -- The row with a mask serves the one without: load(g, k, m) is loadm when m is given.
@@ -118,8 +124,9 @@ local function define(op, row)
   local name, operands, types = native.string(row.name), native.string(row.operands), native.string(row.types)
   local make = operands == "n" and number_method or SHAPE[operands:find("k", 1, true) or 0]
   local both = types == "b"
-  Block[name] = make(op, both and not operands:find("v", 1, true) and "code" or nil)
-  if both then Block["i" .. name] = make(op, "icode") end
+  local memory = name:find "^load" or name:find "^store" or name == "bcast"
+  Block[name] = make(op, both and not operands:find("v", 1, true) and "code" or nil, memory and 0)
+  if both then Block["i" .. name] = make(op, "icode", memory and 0) end
 end
 
 local op = 0

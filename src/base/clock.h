@@ -1,6 +1,7 @@
-/* Wall time for reports: monotonic, in milliseconds since an arbitrary start. */
+/* What the surroundings tell: time for reports, and whether a descriptor is a terminal. */
 #ifndef ES_CLOCK_H
 #define ES_CLOCK_H
-
-double es_clock_ms(void);
+#include <stdbool.h>
+double es_clock_ms(void); /* milliseconds of the monotonic clock, from an arbitrary start */
+bool es_terminal(int fd);
 #endif

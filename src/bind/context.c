@@ -117,11 +117,11 @@ static int call_compile(lua_State *L) {
     lua_setfield(L, -2, "mode");
     lua_pushstring(L, r->options->dtype);
     lua_setfield(L, -2, "dtype");
-    lua_pushboolean(L, r->options->certify);
-    lua_setfield(L, -2, "certify");
+    lua_pushboolean(L, r->options->uncertified);
+    lua_setfield(L, -2, "uncertified");
   }
   lua_call(L, 2, 3);
-  r->kernel = lua_touserdata(L, -3);
+  r->kernel = (es_kernel *)(intptr_t)lua_tonumber(L, -3); /* user addresses have 47 bits, a double holds 53 */
   if (r->kernel) return 0;
   r->status = (int)lua_tointeger(L, -1);
   const char *message = lua_tostring(L, -2);

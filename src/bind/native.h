@@ -3,12 +3,14 @@
 #ifndef ES_NATIVE_H
 #define ES_NATIVE_H
 #include "graph/graph.h"
+#include "bind/params.h"
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/text.h"
 #include "jit/jit.h"
 #include "run/guard.h"
+#include "run/npy.h"
 #include "run/oracle.h"
 #include "run/plan.h"
 #include "run/sample.h"

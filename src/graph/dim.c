@@ -178,6 +178,11 @@ bool es_poly_mul(const es_dims *dims, const es_poly *a, const es_poly *b, es_pol
   return true;
 }
 
+void es_poly_copy(es_poly *to, const es_poly *from) {
+  to->count = from->count;
+  if (from->count) memcpy(to->terms, from->terms, (size_t)from->count * sizeof *from->terms);
+}
+
 void es_poly_const(es_poly *poly, int64_t value) {
   poly->count = value ? 1 : 0;
   if (value) poly->terms[0] = (es_term){ .coef = value };
@@ -264,21 +269,22 @@ static int64_t flatten(const es_dims *dims, es_poly *rest, int64_t by) {
   }
   if (at < 0) return 0;
   const es_atom *atom = &dims->atoms[rest->terms[at].atoms[0]];
-  es_poly flat;
+  es_poly flat, others;
   int64_t product;
   if (__builtin_mul_overflow(atom->by, by, &product) || too_big(product)) return 0;
   es_term floor = rest->terms[at];
   floor.coef = -1; /* takes the floor out of Q */
-  es_poly others = *rest;
+  es_poly_copy(&others, rest);
   es_poly_load(dims, atom->inner, &flat);
   if (!es_poly_add_term(dims, &others, &floor) || !es_poly_add(dims, &flat, &others, atom->by)) return 0;
-  *rest = flat;
+  es_poly_copy(rest, &flat);
   return product;
 }
 
 bool es_poly_floordiv(es_dims *dims, const es_poly *a, int64_t by, es_poly *out) {
   if (by < 1) return false;
-  es_poly rest = *a;
+  es_poly rest;
+  es_poly_copy(&rest, a);
   out->count = 0;
   for (;;) {
     if (!split(dims, &rest, by, out)) return false;

@@ -35,6 +35,9 @@ bool es_dim_proved_ge(const es_dims *dims, es_dim a, es_dim b);
 /* Smallest and largest value the interval bounds allow; saturates at +-2^62. */
 void es_dim_bounds(const es_dims *dims, es_dim d, int64_t *min, int64_t *max);
 
+/* Appends the symbols of d that are not yet among order[0..*count), in printed order; order has ES_SYMBOLS_MAX places. */
+void es_dim_symbols(const es_dims *dims, es_dim d, int32_t *order, int32_t *count);
+
 int32_t es_dims_count(const es_dims *dims);   /* handles so far */
 int32_t es_symbol_count(const es_dims *dims); /* symbols, in order of first use */
 const char *es_symbol_name(const es_dims *dims, int32_t index);

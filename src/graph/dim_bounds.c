@@ -56,7 +56,8 @@ static int64_t relax(const es_dims *dims, es_poly *poly, int direction) {
   if (at < 0) return 0;
   es_term floor = poly->terms[at];
   const es_atom *atom = &dims->atoms[floor.atoms[0]];
-  es_poly others = *poly, inner;
+  es_poly others, inner;
+  es_poly_copy(&others, poly);
   es_term out = floor, slack = { 0 };
   out.coef = -floor.coef;
   poly->count = 0;
@@ -71,7 +72,8 @@ static int64_t relax(const es_dims *dims, es_poly *poly, int direction) {
 static int64_t one_side(const es_dims *dims, const es_poly *poly, int direction) {
   range plain = interval(dims, poly->terms, poly->count);
   int64_t best = direction > 0 ? plain.min : plain.max;
-  es_poly work = *poly;
+  es_poly work;
+  es_poly_copy(&work, poly);
   for (int64_t scale = 1, by; (by = relax(dims, &work, direction)) != 0;) {
     if (__builtin_mul_overflow(scale, by, &scale) || scale > ES_DIM_BIG) break;
     range r = interval(dims, work.terms, work.count);

@@ -71,6 +71,7 @@ bool es_poly_add_term(const es_dims *dims, es_poly *poly, const es_term *term);
 bool es_poly_add(const es_dims *dims, es_poly *poly, const es_poly *other, int64_t factor);
 bool es_poly_mul(const es_dims *dims, const es_poly *a, const es_poly *b, es_poly *out);
 bool es_poly_floordiv(es_dims *dims, const es_poly *a, int64_t by, es_poly *out);
+void es_poly_copy(es_poly *to, const es_poly *from); /* the terms in use only */
 void es_poly_const(es_poly *poly, int64_t value);
 void es_poly_atom(es_poly *poly, int32_t atom);
 bool es_poly_load(const es_dims *dims, es_dim d, es_poly *out); /* false: not a handle */

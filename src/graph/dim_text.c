@@ -37,6 +37,20 @@ void es_dim_print(const es_dims *dims, es_dim d, es_text *out) {
   else es_poly_print(dims, dims->terms + dims->spans[d].first, dims->spans[d].count, out);
 }
 
+void es_dim_symbols(const es_dims *dims, es_dim d, int32_t *order, int32_t *count) {
+  if (d < 0 || d >= dims->count) return;
+  for (int32_t t = 0; t < dims->spans[d].count; t++) {
+    const es_term *term = &dims->terms[dims->spans[d].first + t];
+    for (int32_t i = 0; i < term->degree; i++) {
+      const es_atom *atom = &dims->atoms[term->atoms[i]];
+      int32_t k = 0;
+      if (atom->symbol < 0) { es_dim_symbols(dims, atom->inner, order, count); continue; }
+      while (k < *count && order[k] != atom->symbol) k++;
+      if (k == *count) order[(*count)++] = atom->symbol;
+    }
+  }
+}
+
 /* ---- parse ---- */
 
 enum { NESTING_MAX = 24 }; /* a printed floor needs two parentheses a level */
@@ -123,7 +137,7 @@ static bool read_product(reader *r, es_poly *out) {
     } else {
       return true;
     }
-    *out = result;
+    es_poly_copy(out, &result);
   }
 }
 
@@ -147,9 +161,11 @@ es_dim es_dim_parse(es_dims *dims, const char *text, const char **end, es_error 
     if (d == ES_NO_DIM) fail(&r, "memory ran out or there are too many dimensions");
   }
   if (end) *end = r.at;
+  size_t shown = 0;
+  while (shown < 80 && text[shown] && text[shown] != '\n') shown++;
   if (d == ES_NO_DIM)
-    es_fail(err, ESPER_ESYNTAX, "dimension \"%.80s\": %s at character %d; wanted a sum such as 2*batch + (h + 1)//2",
-            text, r.problem, (int)(r.at - text) + 1);
+    es_fail(err, ESPER_ESYNTAX, "dimension \"%.*s\": %s at character %d; wanted a sum such as 2*batch + (h + 1)//2",
+            (int)shown, text, r.problem, (int)(r.at - text) + 1);
   return d;
 }
 

@@ -87,8 +87,10 @@ int32_t es_dtype_find(const char *name);
 int32_t es_dtype_bytes(int32_t dtype);
 const char *es_init_name(int32_t init);
 int32_t es_init_find(const char *name);
+int32_t es_init_arity(int32_t init);                       /* arguments it takes: 0, 1 or 2 */
+double es_init_default(int32_t init, int32_t argument);
 
-/* name: identity-relevant blueprint name "family/name"; may be "". dims: shared and retained; NULL = own. */
+/* name: "family/name", for people, not part of the identity; may be ""; bytes outside [A-Za-z0-9_./-] become '_'. dims: shared and retained; NULL = own. */
 es_graph *es_graph_new(const char *name, es_dims *dims);
 void es_graph_free(es_graph *graph);
 const char *es_graph_name(const es_graph *graph);
@@ -100,24 +102,39 @@ es_dims *es_graph_dims(const es_graph *graph);             /* borrowed */
  * op, what it got and what it wanted; the graph is unchanged then.
  * Duplicate names of inputs, params, buffers are refused here (ENAME). */
 es_id es_graph_add(es_graph *graph, const es_node *node, es_error *err);
-/* Adds a copy of src's node `id` with inputs renamed through map (map[old] = new, -1 = error). */
+/* Adds a copy of src's node `id` with inputs renamed through map (map[old] = new, -1 = error). The two graphs may
+ * have different dims tables: dimensions are carried over with the ranges of their symbols. */
 es_id es_graph_copy_node(es_graph *graph, const es_graph *src, es_id id, const es_id *map, es_error *err);
+/* An update names a buffer of the graph and has its dtype and shape. Names are unique within a kind. */
 esper_status es_graph_root(es_graph *graph, int32_t kind, const char *name, es_id node, es_error *err);
 
 int32_t es_graph_count(const es_graph *graph);
 const es_node *es_graph_node(const es_graph *graph, es_id id); /* valid until the next add */
+es_id es_graph_find(const es_graph *graph, const char *name); /* the input, param or buffer of that name; -1 none */
 int32_t es_graph_root_count(const es_graph *graph);
 const es_root *es_graph_root_get(const es_graph *graph, int32_t index);
 
 /* Canonical form as a new graph: dead nodes dropped except declared inputs (kept, in name order, first), nodes in
- * depth-first post-order from the roots (outputs by name, then updates by name), labels dropped, streams of
- * random ops numbered in that order where still -1. NULL on failure. */
+ * depth-first post-order from the roots (outputs by name, then updates by name), labels dropped (a telemetry_probe's
+ * name is its interface and stays), streams of random ops numbered in that order from 1 + the largest given one where
+ * still -1. It has a dims table of its own, filled in that order, so that handles, symbol order and everything a
+ * compile makes of them depend on the canonical text alone. NULL on failure. */
 es_graph *es_graph_canonical(const es_graph *graph, es_error *err);
 esper_status es_graph_check(const es_graph *graph, es_error *err);
-/* Text: one node a line; with labels=false and on a canonical graph this text is the identity. Parses back. */
+/* Text: one node a line; parses back to an equal graph (blueprint lines and, with labels=false, labels are lost).
+ *     graph "transformer/mlp"
+ *     symbol batch 0 1048576                           NAME MIN MAX, in order of first use below
+ *     %0 = input "x" f32[batch, 384]
+ *     %1 = param "w" f32[64, 384] init=uniform(-1, 1)
+ *     %2 = linear %0 %1 : f32[batch, 64] "label"
+ *     output "y" %2                                    update "buffer name" %7
+ * The canonical text is the text of the canonical graph with labels=false. */
 void es_graph_print(const es_graph *graph, bool labels, es_text *out);
+/* Bytes may be hostile. Errors name the line: ESYNTAX, or what es_graph_add says of the node. Attributes with a default
+ * and ": dtype[shape]" may be left out; a shape that is given must be the inferred one. Empty lines and lines that start
+ * with '#' are skipped. At most 16 MiB. */
 es_graph *es_graph_parse(const char *text, size_t length, es_error *err);
-/* BLAKE2b-256 of the canonical text. */
+/* Identity: BLAKE2b-256 of the canonical text without its first line (the graph's name). */
 esper_status es_graph_hash(const es_graph *graph, es_hash *out, es_error *err);
 
 /* Draws the initial value of a param or buffer node into `out` (dtype of the node, all extents constant). */

@@ -2,7 +2,6 @@
  * Invariant: the attribute schemas are parsed once, before the first es_op_get returns, and never change. */
 #include <assert.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 #include "base/text.h"
 #include "graph/graph.h"
@@ -15,15 +14,20 @@ static const struct { const char *name; int32_t bytes; } dtypes[ES_DTYPE_COUNT] 
 #undef D
 };
 
-static const char *const inits[ES_INIT_COUNT] = {
-#define I(name, arity, f0, f1, doc) #name,
+static const struct { const char *name; int32_t arity; double def[2]; } inits[ES_INIT_COUNT] = {
+#define I(name, arity, f0, f1, doc) { #name, arity, { f0, f1 } },
 #include "graph/inits.def"
 #undef I
 };
 
 const char *es_dtype_name(int32_t dtype) { return dtype >= 0 && dtype < ES_DTYPE_COUNT ? dtypes[dtype].name : NULL; }
 int32_t es_dtype_bytes(int32_t dtype) { return dtype >= 0 && dtype < ES_DTYPE_COUNT ? dtypes[dtype].bytes : 0; }
-const char *es_init_name(int32_t init) { return init >= 0 && init < ES_INIT_COUNT ? inits[init] : NULL; }
+const char *es_init_name(int32_t init) { return init >= 0 && init < ES_INIT_COUNT ? inits[init].name : NULL; }
+int32_t es_init_arity(int32_t init) { return init >= 0 && init < ES_INIT_COUNT ? inits[init].arity : 0; }
+
+double es_init_default(int32_t init, int32_t argument) {
+  return init >= 0 && init < ES_INIT_COUNT && (argument == 0 || argument == 1) ? inits[init].def[argument] : 0;
+}
 
 int32_t es_dtype_find(const char *name) {
   for (int32_t i = 0; i < ES_DTYPE_COUNT; i++)
@@ -33,7 +37,7 @@ int32_t es_dtype_find(const char *name) {
 
 int32_t es_init_find(const char *name) {
   for (int32_t i = 0; i < ES_INIT_COUNT; i++)
-    if (strcmp(inits[i], name) == 0) return i;
+    if (strcmp(inits[i].name, name) == 0) return i;
   return -1;
 }
 
@@ -137,15 +141,17 @@ static int distance(const char *a, int m, const char *b, int n) {
 }
 
 const char *es_op_suggest(const char *name) {
-  size_t length = strlen(name);
-  const char *nearest = NULL;
+  int length = (int)strnlen(name, NAME_MAX_LENGTH + 1);
   if (length == 0 || length > NAME_MAX_LENGTH) return NULL;
-  int best = 1 + (int)length / 3; /* at most a third of the name may be wrong */
+  const char *nearest = NULL;
+  int best = length < 6 ? 2 : 1 + length / 3; /* a third of the name may be wrong, and at least one letter */
   for (int32_t op = 0; op < ES_OP_COUNT; op++) {
-    int edits = distance(name, (int)length, rows[op].name, (int)strlen(rows[op].name));
-    if (edits >= best + (length < 3)) continue;
+    int edits = distance(name, length, rows[op].name, (int)strlen(rows[op].name));
+    if (edits >= best) continue;
     best = edits;
     nearest = rows[op].name;
   }
+  for (int32_t op = 0; !nearest && length >= 3 && op < ES_OP_COUNT; op++) /* "mean" -> reduce_mean */
+    if (strstr(rows[op].name, name)) nearest = rows[op].name;
   return nearest;
 }

@@ -268,7 +268,7 @@ int32_t es_frame_steps(es_frame *f, es_pool *pool) {
   for (int32_t i = 0; i < f->kernel->step_count; i++) {
     es_call *call = &f->calls[i];
     if (call->tiles <= 0) continue;
-    f->at = i;
+    if (f->at) *f->at = i;
     es_pool_run(pool, call->tiles, run_tiles, call);
     if (f->fault) return i;
   }

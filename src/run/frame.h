@@ -47,7 +47,7 @@ typedef struct es_frame {
   uint64_t seed, step;
   uint32_t *key;
   int64_t fault;           /* the fault word of all steps */
-  int32_t at;              /* step that runs now */
+  volatile int32_t *at;    /* where the step that runs now is noted; NULL = nowhere */
   void **data;             /* scratch of esper_kernel_run: per value, */
   int32_t *ranks;          /*   per input, */
   int64_t *shapes;         /*   ES_RANK_MAX per input, */

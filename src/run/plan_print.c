@@ -11,8 +11,13 @@ static void print_value(const es_plan *plan, int32_t index, es_text *out) {
   es_text_add(out, "]");
   if (v->slot >= 0) es_text_add(out, " slot %d", v->slot);
   if (v->buffer >= 0) es_text_add(out, " -> #%d", v->buffer);
-  if (v->role == ES_ROLE_param || v->role == ES_ROLE_buffer)
-    es_text_add(out, " %s(%.17g, %.17g)", es_init_name(v->init), v->f0, v->f1);
+  if (v->role == ES_ROLE_param || v->role == ES_ROLE_buffer) {
+    es_text_add(out, " %s(", es_init_name(v->init));
+    es_text_number(out, v->f0);
+    es_text_add(out, ", ");
+    es_text_number(out, v->f1);
+    es_text_add(out, ")");
+  }
   es_text_add(out, "\n");
 }
 

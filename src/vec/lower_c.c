@@ -12,22 +12,23 @@
 
 enum { FOLD_DEPTH = 12 }; /* nesting of one C expression: libtcc has 8 float registers, and people read it too */
 
-/* C of each instruction. $a..$e operands; $r the result; $k the constant; $o the byte offset (" + 8", "" when 0);
- * $n number; $u unsigned constant; $q rotation counterpart of k; $i the instruction's index.
+/* C of each instruction. $a..$e operands; $r the result; $k the constant; $o adding it (" + 8l", "" when 0);
+ * $l the constant as a long; $n number; $u unsigned constant; $z unsigned 0; $q rotation counterpart of k; $i the
+ * instruction's index.
  * $T C type of an element, $U and $S the unsigned and signed integer of its width, $F the float of its width, $f the
  * suffix of its math functions, $m its sign bit; $C "" for floats, a cast to $S for integers.
  * `after` is a statement that finishes the result in place; such results are not folded. */
 static const struct form { const char *c, *after; } forms[ES_VEC_COUNT] = {
-    [ES_VEC_g_arg] = {"w[$k]", 0}, [ES_VEC_g_const] = {"$k", 0},
-    [ES_VEC_g_add] = {"$a + $b", 0}, [ES_VEC_g_addk] = {"$a + $k", 0}, [ES_VEC_g_sub] = {"$a - $b", 0},
-    [ES_VEC_g_mulk] = {"$a * $k", 0}, [ES_VEC_g_shrk] = {"$a >> $k", 0}, [ES_VEC_g_set] = {"$a = $b", 0},
+    [ES_VEC_g_arg] = {"w[$k]", 0}, [ES_VEC_g_const] = {"$l", 0},
+    [ES_VEC_g_add] = {"$a + $b", 0}, [ES_VEC_g_addk] = {"$a$o", 0}, [ES_VEC_g_sub] = {"$a - $b", 0},
+    [ES_VEC_g_mulk] = {"$a * $l", 0}, [ES_VEC_g_shrk] = {"$a >> $k", 0}, [ES_VEC_g_set] = {"$a = $b", 0},
     [ES_VEC_load] = {"*($T *)($a$o)", 0}, [ES_VEC_loadm] = {"$c ? *($T *)($a$o) : 0", 0},
     [ES_VEC_bcast] = {"*($T *)($a$o)", 0},
     [ES_VEC_loads] = {"*($T *)($a$o)", 0}, [ES_VEC_loadsm] = {"$d ? *($T *)($a$o) : 0", 0},
     [ES_VEC_store] = {"*($T *)($a$o) = $b", 0}, [ES_VEC_storem] = {"if ($d) *($T *)($a$o) = $b", 0},
     [ES_VEC_stores] = {"*($T *)($a$o) = $c", 0}, [ES_VEC_storesm] = {"if ($e) *($T *)($a$o) = $c", 0},
     [ES_VEC_store1] = {"*($T *)($a$o) = $b", 0},
-    [ES_VEC_splat] = {"$n", 0}, [ES_VEC_splati] = {"$u", 0}, [ES_VEC_splatg] = {"($T)$a", 0}, [ES_VEC_iota] = {"0", 0},
+    [ES_VEC_splat] = {"$n", 0}, [ES_VEC_splati] = {"$u", 0}, [ES_VEC_splatg] = {"($T)$a", 0}, [ES_VEC_iota] = {"$z", 0},
     [ES_VEC_set] = {"$a = $b", 0},
     [ES_VEC_add] = {"$a + $b", 0}, [ES_VEC_sub] = {"$a - $b", 0}, [ES_VEC_mul] = {"$a * $b", 0},
     [ES_VEC_div] = {"$a / $b", 0}, [ES_VEC_fma] = {"$a * $b + $c", 0},
@@ -186,9 +187,9 @@ static void whole(lowering *low, uint64_t value, const char *suffix) {
 }
 
 static void integer(lowering *low, int64_t value) {
-  if (value == INT64_MIN) text(low, "(-9223372036854775807 - 1)"); /* C has no literal for it */
-  else if (value >= 0) whole(low, (uint64_t)value, "");
-  else text(low, "(-"), whole(low, (uint64_t)-value, ")");
+  if (value == INT64_MIN) text(low, "(-9223372036854775807l - 1)"); /* C has no literal for it */
+  else if (value >= 0) whole(low, (uint64_t)value, "l");
+  else text(low, "(-"), whole(low, (uint64_t)-value, "l)");
 }
 
 /* Exact and free of the host's locale: a whole number, or mantissa and exponent in hexadecimal C. */
@@ -217,29 +218,42 @@ static void name(lowering *low, int32_t r) {
   whole(low, (uint64_t)r, "");
 }
 
-static void operand(lowering *low, int32_t r) {
+/* Has the C of a form operators outside parentheses, stronger than which an operand's surroundings may bind? */
+static bool is_loose(const char *c) {
+  int depth = 0;
+  for (; *c; c++) {
+    if (*c == '(') depth++;
+    else if (*c == ')') depth--;
+    else if (depth == 0 && (*c == ' ' || (c[0] == '$' && c[1] == 'o'))) return true;
+  }
+  return false;
+}
+
+/* An operand: its name, or the expression folded into this place. `alone`: nothing else stands beside it. */
+static void operand(lowering *low, int32_t r, bool alone) {
   int32_t made = low->vec->reg[r].made;
-  bool atom = is_literal(low->vec->code[made].op) || low->vec->code[made].op == ES_VEC_splat;
+  const char *c = forms[low->vec->code[made].op].c;
+  bool wrap = !alone && is_loose(c);
   if (!low->spots[made].folded) {
     name(low, r);
     return;
   }
-  if (!atom) text(low, "(");
-  expand(low, made, forms[low->vec->code[made].op].c);
-  if (!atom) text(low, ")");
+  if (wrap) text(low, "(");
+  expand(low, made, c);
+  if (wrap) text(low, ")");
 }
 
-static void field(lowering *low, int32_t i, char letter) {
+static void field(lowering *low, int32_t i, char letter, bool alone) {
   const es_vec_code *code = &low->vec->code[i];
   bool wide = low->vec->element_bytes == 8;
   switch (letter) {
     case 'r': name(low, code->result); break;
-    case 'k': integer(low, code->k); break;
-    case 'o':
-      if (code->k) text(low, code->k < 0 ? " - " : " + "), whole(low, (uint64_t)(code->k < 0 ? -code->k : code->k), "");
-      break;
+    case 'k': whole(low, (uint64_t)code->k, ""); break; /* where the builder lets none below 0 pass */
+    case 'l': integer(low, code->k); break;
+    case 'o': if (code->k) text(low, " + "), integer(low, code->k); break;
     case 'n': number(low, code->n, wide); break;
     case 'u': whole(low, wide ? (uint64_t)code->k : (uint32_t)code->k, wide ? "ul" : "u"); break;
+    case 'z': text(low, wide ? "0ul" : "0u"); break;
     case 'q': whole(low, (uint64_t)(code->k ? 8 * low->vec->element_bytes - code->k : 0), ""); break;
     case 'i': whole(low, (uint64_t)i, ""); break;
     case 'T': text(low, type_names[code->type]); break;
@@ -248,14 +262,15 @@ static void field(lowering *low, int32_t i, char letter) {
     case 'f': text(low, wide ? "" : "f"); break;
     case 'm': text(low, wide ? "0x8000000000000000ul" : "0x80000000u"); break;
     case 'C': if (!is_float(code->type)) text(low, wide ? "(long)" : "(int)"); break;
-    default: operand(low, code->at[letter - 'a']);
+    default: operand(low, code->at[letter - 'a'], alone);
   }
 }
 
 static void expand(lowering *low, int32_t i, const char *form) {
   for (const char *s; (s = strchr(form, '$')); form = s + 2) {
     es_text_bytes(low->out, form, (size_t)(s - form));
-    field(low, i, s[1]);
+    bool value = s - form >= 2 && s[-2] == '=' && (s[2] == 0 || s[2] == ';'); /* the right side of an assignment */
+    field(low, i, s[1], value);
   }
   text(low, form);
 }

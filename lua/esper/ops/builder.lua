@@ -21,32 +21,6 @@ local ELEMENTS_MAX = 2 ^ 33 -- of one parameter
 
 -- ---- errors ----
 
---- { add(line, op, message), list }: messages "file:line: op: message", each once, at most 100.
-function M.errors(file)
-  local list, seen, dropped = {}, {}, 0
-  local E = { list = list }
-  function E.add(line, op, message)
-    if op and string.sub(message, 1, #op + 1) ~= op .. ":" then message = op .. ": " .. message end
-    local at = line and line > 0 and format("%s:%d: ", file, line) or file .. ": "
-    message = at .. string.sub(message, 1, 900)
-    if seen[message] then return end
-    seen[message] = true
-    if #list < ERRORS_MAX then
-      list[#list + 1] = message
-    else
-      dropped = dropped + 1
-      list[ERRORS_MAX + 1] = format("%s: %d more errors", file, dropped)
-    end
-  end
-  return E
-end
-
---- Raises a failure of the op being called; `entry` records it.
-function M.fail(fmt, ...) error(setmetatable({ message = format(fmt, ...) }, FAILURE), 0) end
-local fail = M.fail
-
-function M.silent() error(SILENT, 0) end
-
 -- Line of the innermost frame that belongs to the blueprint; 0 when there is none (its tail calls leave no frame).
 local function where(source)
   for level = 3, 250 do
@@ -56,6 +30,36 @@ local function where(source)
   end
   return 0
 end
+
+--- Errors of the blueprint with that chunk name: "file:line: op: message", each once, at most 100, in E.list.
+--   E.add(line, op, message)   E.report(op, message) at the line being run
+function M.errors(source)
+  local file, list, seen, dropped = string.sub(source, 2), {}, {}, 0
+  local E = { list = list }
+  function E.add(line, op, message)
+    if string.sub(message, 1, #file + 1) ~= file .. ":" then -- Lua's own messages name the place already
+      if string.sub(message, 1, #op + 1) ~= op .. ":" then message = op .. ": " .. message end
+      message = (line and line > 0 and format("%s:%d: ", file, line) or file .. ": ") .. message
+    end
+    message = string.sub(message, 1, 1000)
+    if seen[message] then return end
+    seen[message] = true
+    if #list < ERRORS_MAX then
+      list[#list + 1] = message
+    else
+      dropped = dropped + 1
+      list[ERRORS_MAX + 1] = format("%s: %d more errors", file, dropped)
+    end
+  end
+  function E.report(op, message) E.add(where(source), op, message) end
+  return E
+end
+
+--- Raises a failure of the op being called; `entry` records it.
+function M.fail(fmt, ...) error(setmetatable({ message = format(fmt, ...) }, FAILURE), 0) end
+local fail = M.fail
+
+function M.silent() error(SILENT, 0) end
 
 --- Records an error at the blueprint's current line.
 function Builder:report(op, fmt, ...) self.errors.add(where(self.source), op, format(fmt, ...)) end

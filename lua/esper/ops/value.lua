@@ -69,10 +69,7 @@ local function opaque(extra)
 end
 
 local tensor_class, dim_class = opaque(), opaque()
-local init_class = class { __tostring = M.describe, __call = function(v, ...)
-  local record = hidden[v]
-  return record.call(v, ...)
-end }
+local init_class = class { __tostring = M.describe }
 
 local function make(prototype, record)
   local v = newproxy(prototype)
@@ -83,10 +80,8 @@ end
 function M.tensor(builder, id) return make(tensor_class, { kind = "tensor", builder = builder, id = id }) end
 function M.dim(builder, dim) return make(dim_class, { kind = "dim", builder = builder, dim = dim }) end
 
---- init: name of inits.def. call: what calling the spec does (g.kaiming{...}); specs without one give poison.
-function M.init(init, f0, f1, call)
-  return make(init_class, { kind = "init", init = init, f0 = f0, f1 = f1, call = call or give })
-end
+--- init: name of inits.def; f0, f1 its arguments.
+function M.init(init, f0, f1) return make(init_class, { kind = "init", init = init, f0 = f0, f1 = f1 }) end
 
 --- A read-only view: index(key) answers, everything else is refused through `refuse(key)`.
 function M.view(index, refuse)

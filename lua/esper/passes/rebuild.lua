@@ -2,6 +2,7 @@
 --
 --   ctx:rebuild(src, rule) -> graph, changed      rule(b, id) -> new id, or nil for a plain copy; rule may be nil
 --                       (new id, true): the rule copied the node itself and changed nothing
+-- ctx:rebuild(src, rule, settle)   settle(b, roots) -> changed may set `new` of each root once all nodes are there
 -- Live nodes (reached from a root, and all inputs) are visited in order. In a rule:
 --   b.src b.graph       old and new graph, over one dims table
 --   b:map(old)          the new id that stands for an old node
@@ -75,9 +76,9 @@ local function survey(src)
   return count, live, uses, roots, dead
 end
 
-function M.run(_, src, rule)
+function M.run(_, src, rule, settle)
   local count, live, uses, roots, dead = survey(src)
-  if not rule and dead == 0 then return src, 0 end
+  if not rule and not settle and dead == 0 then return src, 0 end
   local graph, message, status = graphs.new(src:name(), src:dims())
   if not graph then fail(message, status) end
   local b = setmetatable({ src = src, graph = graph, to = native.new("es_id[?]", count), alone = {} }, Builder)
@@ -94,9 +95,11 @@ function M.run(_, src, rule)
       b.to[id] = new
     end
   end
+  for _, root in ipairs(roots) do root.new = b.to[root.node] end
+  if settle then changed = changed + settle(b, roots) end
   if changed == 0 and dead == 0 then return src, 0 end
   for _, root in ipairs(roots) do
-    local ok, why, code = graph:root(root.kind, root.name, b.to[root.node])
+    local ok, why, code = graph:root(root.kind, root.name, root.new)
     if not ok then fail(why, code) end
   end
   return graph, changed + dead

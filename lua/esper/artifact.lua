@@ -1,0 +1,117 @@
+--- Artifacts: compiled kernels as store records and back. Between compile.lua and src/store.
+-- A record holds the canonical graph, the unit's C text, the object, the plan and, once proved, the certificate; its key
+-- is over everything that decides what the kernel does: graph, hyper-parameters, mode, dtype, target, passes, build.
+local native = require "esper.native"
+local dims = require "esper.dims"
+local C = native.C
+local M = {}
+
+--- Hyper-parameters as one line, sorted: "dim=384 expand=4". Text that cannot be read back is quoted.
+function M.hyper(hyper)
+  local names, parts = {}, {}
+  for name in pairs(hyper or {}) do names[#names + 1] = name end
+  table.sort(names)
+  for i, name in ipairs(names) do
+    local v = hyper[name]
+    parts[i] = name .. "=" .. (type(v) == "number" and ("%.17g"):format(v) or tostring(v))
+  end
+  return table.concat(parts, " ")
+end
+
+-- es_key of a result; the second value keeps its strings alive.
+local function key_of(r)
+  local hash = native.new("es_hash")
+  if C.es_graph_hash(r.graph.ptr, hash, native.fresh()) ~= 0 then return native.failure() end
+  local anchors = { r.name, r.hyper, r.mode, r.dtype, "cpu/" .. r.isa, r.passes, native.build() }
+  local key = native.new("es_key")
+  key.graph = hash
+  key.name, key.hyper, key.mode, key.dtype, key.target, key.passes, key.build =
+    anchors[1], anchors[2], anchors[3], anchors[4], anchors[5], anchors[6], anchors[7]
+  return key, anchors
+end
+
+--- Key of a result (name, graph, hyper, mode, dtype, isa, passes) as hex; keeps it in C form for load and save.
+function M.key(r)
+  local key, anchors, status = key_of(r)
+  if not key then return nil, anchors, status end
+  local hash, hex = native.new("es_hash"), native.new("char[65]")
+  C.es_key_hash(key, hash)
+  C.es_hash_hex(hash, hex)
+  r.c_key, r.c_anchors, r.c_hash = key, anchors, hash
+  return native.string(hex)
+end
+
+local function section(record, name)
+  local k = native.section[name]
+  if record.bytes[k] == nil then return nil end
+  return native.string(record.bytes[k], tonumber(record.length[k]))
+end
+
+local function plan_of(bytes)
+  local plan = C.es_plan_decode(bytes, #bytes, native.fresh())
+  if plan == nil then return native.failure() end
+  return native.gc(plan, C.es_plan_release)
+end
+
+--- { plan=, object=, unit=, certificate= } or nil: nothing there, or nothing usable there (then it is compiled anew).
+function M.load(store, r)
+  local record = native.new("es_record")
+  if C.es_store_get(store, r.c_hash, record, native.fresh()) ~= 0 then return nil end
+  native.gc(record, C.es_record_free)
+  local plan, object = section(record, "plan"), section(record, "object")
+  local decoded = plan and object and plan_of(plan)
+  if not decoded then return nil end
+  return { plan = decoded, object = object, unit = section(record, "c"), certificate = section(record, "certificate") }
+end
+
+local function plan_bytes(plan) return native.text(C.es_plan_encode, plan) end
+
+--- Puts a result, with its certificate when there is one, into the store. On disk when it returns true.
+function M.save(store, r, certificate)
+  local record = native.new("es_record")
+  record.key = r.c_key
+  record.created = os.time()
+  local held = { graph = r.graph:text(false), c = r.unit, object = r.object, plan = plan_bytes(r.plan), certificate = certificate }
+  for name, bytes in pairs(held) do
+    local k = native.section[name]
+    record.bytes[k] = native.cast("const char *", bytes)
+    record.length[k] = #bytes
+  end
+  if C.es_store_put(store, record, native.fresh()) ~= 0 then return native.failure() end
+  return held and true -- `held` keeps the bytes alive during the put
+end
+
+-- Workspace of a plan as text: the sum over slots of the largest size each must hold.
+local function workspace(plan)
+  local own, D = C.es_plan_dims(plan), dims.new() -- the plan's own table takes no new handles
+  local order, sizes = {}, {}
+  for i = 0, C.es_plan_size_count(plan) - 1 do
+    local s = C.es_plan_size_get(plan, i)
+    if not sizes[s.slot] then
+      sizes[s.slot] = {}
+      order[#order + 1] = s.slot
+    end
+    table.insert(sizes[s.slot], C.es_dim_copy(D.ptr, own, s.bytes))
+  end
+  local total, parts = D:const(0), {}
+  for _, slot in ipairs(order) do
+    local list = sizes[slot]
+    if #list == 1 then
+      total = D:add(total, list[1])
+    else
+      for i, d in ipairs(list) do list[i] = D:text(d) end
+      parts[#parts + 1] = "max(" .. table.concat(list, ", ") .. ")"
+    end
+  end
+  if D:value(total) ~= 0 or #parts == 0 then table.insert(parts, 1, D:text(total)) end
+  return table.concat(parts, " + ")
+end
+
+--- What a plan says about itself, into the result: flops, bytes, workspace (text) and the number of steps.
+function M.describe(r)
+  local D = dims.wrap(C.es_dims_retain(C.es_plan_dims(r.plan)))
+  r.flops, r.bytes = D:text(C.es_plan_flops(r.plan)), D:text(C.es_plan_bytes(r.plan))
+  r.workspace, r.kernels = workspace(r.plan), C.es_plan_step_count(r.plan)
+end
+
+return M

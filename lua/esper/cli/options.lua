@@ -1,0 +1,40 @@
+--- Options several commands share, checked and turned into what esper.compile takes.
+local args_module = require "esper.cli.args"
+
+local M = {}
+
+local function one_of(name, value, allowed)
+  if value == nil then return true end
+  for _, a in ipairs(allowed) do if a == value then return true end end
+  return nil, ("%s %s: wanted %s"):format(name, value, table.concat(allowed, " or "))
+end
+
+--- { set=, mode=, dtype=, passes= } or nil, message.
+function M.compile(args)
+  local set, why = args_module.pairs(args.set)
+  if not set then return nil, why end
+  for _, check in ipairs { { "--mode", args.mode, { "train", "eval" } }, { "--dtype", args.dtype, { "f32", "f64" } },
+      { "--target", args.target, { "cpu" } } } do
+    local ok, problem = one_of(unpack(check))
+    if not ok then return nil, problem end
+  end
+  local options = { set = set, mode = args.mode, dtype = args.dtype }
+  if args.passes then
+    local file, problem = io.open(args.passes, "rb")
+    local text = file and file:read("*a")
+    if file then file:close() end
+    if not text then return nil, "--passes: cannot read " .. (problem or args.passes) end
+    options.passes = { text = text, name = args.passes }
+  end
+  return options
+end
+
+--- A whole number option; nil, message when it is none.
+function M.whole(name, value, default)
+  if value == nil then return default end
+  local n = tonumber(value)
+  if not n or n ~= math.floor(n) or n < 0 or n >= 2 ^ 53 then return nil, ("%s %s: want a whole number of at least 0"):format(name, value) end
+  return n
+end
+
+return M

@@ -1,0 +1,58 @@
+--- esper validate NAME|FILE|--all
+local options_module = require "esper.cli.options"
+
+local function row(name, mode, c)
+  local f, t = c.functional, c.torch
+  return { name, mode, c.passed and "passed" or "FAILED", tostring(f.shapes), tostring(c.memory.runs), ("%.1f"):format(f.max_ulp),
+    ("%.1e"):format(f.max_rel), ("%.3f"):format(f.max_share), ("%.1f%%"):format(100 * f.judged / math.max(1, f.elements)),
+    t and tostring(t.shapes) or "absent" }
+end
+local HEAD = { "blueprint", "mode", "verdict", "shapes", "guarded", "ulp", "relative", "of bound", "judged", "libtorch" }
+
+local function cases(args)
+  if not args.all then return { args[1] } end
+  return require("esper").catalogue()
+end
+
+return {
+  name = "validate", usage = "NAME|FILE|--all [--shapes N] [--json]",
+  doc = "Proves kernels right (against the oracle and libtorch) and in bounds (guard pages), anew.",
+  positional = { 0, 1 },
+  options = {
+    { "--all", nil, "every blueprint of the catalogue, in train and eval mode" },
+    { "--set", "k=v", "a hyper-parameter", many = true },
+    { "--mode", "train|eval", "both unless given" },
+    { "--dtype", "f32|f64", "f32 unless given" },
+    { "--shapes", "N", "shapes to draw; 20 unless given" },
+    { "--seed", "S", "of shapes and values; 1 unless given" },
+    { "--no-torch", nil, "leave libtorch out" },
+    { "--json", nil, "print certificates for machines" },
+  },
+  notes = "ulp, relative: largest error over judged elements; of bound: largest error as a share of what the oracle allows.",
+  run = function(args)
+    if (args.all and 1 or 0) + #args ~= 1 then return nil, "usage: esper validate NAME|FILE, or esper validate --all", "usage" end
+    local options, why = options_module.compile(args)
+    if not options then return nil, why, "usage" end
+    local shapes = options_module.whole("--shapes", args.shapes, 20)
+    local seed = options_module.whole("--seed", args.seed, 1)
+    if not shapes or not seed or shapes < 1 then return nil, "--shapes and --seed want whole numbers", "usage" end
+    local esper, text, failed = require "esper", require "esper.text", {}
+    local rows, all = { HEAD }, {}
+    for _, name in ipairs(cases(args)) do
+      for _, mode in ipairs(args.mode and { args.mode } or { "eval", "train" }) do
+        local tick, done = require("esper.cli.progress").new(name .. " " .. mode)
+        local kernel, problem = esper.compile(name, { set = options.set, mode = mode, dtype = options.dtype })
+        if not kernel then return nil, name .. " (" .. mode .. "): " .. problem end
+        local c = esper.certify(kernel, { shapes = shapes, seed = seed, torch = not args.no_torch, progress = tick })
+        done()
+        rows[#rows + 1] = row(name, mode, c)
+        all[#all + 1] = { name = name, mode = mode, key = kernel.key, certificate = c }
+        if not c.passed then failed[#failed + 1] = ("%s (%s): %s"):format(name, mode, c.failure) end
+        collectgarbage()
+      end
+    end
+    if args.json then print(require("esper.json").encode(all)) else print(text.columns(rows, "lllrrrrrrr")) end
+    if #failed > 0 then return nil, table.concat(failed, "\n       ") end
+    return true
+  end,
+}

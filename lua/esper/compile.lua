@@ -1,0 +1,152 @@
+--- The compiler: the pipeline as one function. Every stage takes data and returns data; none calls the next.
+--
+--   compile.compile(source, opts) -> result | nil, message or array of messages, status name
+--   source  blueprint name, path, or declaration
+--   opts    set= mode= dtype=      as blueprint.build takes them
+--           isa=                   "scalar" ...; the best of this machine by default
+--           passes=                { text=, name= } a user's pass file, or an array of passes
+--           store=                 es_store * or nil
+--           show= listing=         keep the graph before and after every pass; keep the vector instructions
+--   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
+--           graph= info=           the graph before the passes, and what blueprint.build says about it
+--           name= mode= dtype= isa= hyper= key= status="SUCCESS"|"CACHED"
+--           flops= bytes= workspace=   text over the dims     kernels=   number of steps
+--           unit= object=          C text and object code     certificate_text=   what the store held, or nil
+--           ms={ [stage] = milliseconds, total= }
+--           report= groups= naive= of a fresh compile only: what the passes did, the groups, workspace without sharing
+--   compile.early(source, opts)    the same without kernel: up to the groups
+--   compile.save(result, store, certificate_text) -> true | nil, message, status
+-- dump.lua prints every stage.
+local artifact = require "esper.artifact"
+local blueprint = require "esper.blueprint"
+local emit = require "esper.emit"
+local group = require "esper.group"
+local native = require "esper.native"
+local passes = require "esper.passes"
+local planner = require "esper.planner"
+local vec = require "esper.vec"
+local C = native.C
+local M = {}
+
+-- A stage that fails ends the compile: message and status travel as one table to the pcall in `guarded`.
+local function need(value, message, status)
+  if value then return value, message end
+  error({ message = message or "unknown failure", status = status or "EINTERNAL" }, 0)
+end
+
+-- Milliseconds since the last call, kept under the stage's name.
+local function stopwatch(r)
+  local start = C.es_clock_ms()
+  local last = start
+  r.ms = {}
+  return function(stage)
+    local now = C.es_clock_ms()
+    r.ms[stage], last, r.ms.total = now - last, now, now - start
+  end
+end
+
+local function pass_list(given)
+  if type(given) ~= "table" then return passes.default() end
+  if not given.text then return given end
+  return need(passes.user(passes.default(), given.text, given.name))
+end
+
+-- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
+local function recipes(groups, isa, listing)
+  local unit, code, blocks = emit.unit(groups.facts.graph, isa), {}, {}
+  if listing then
+    local plain = unit.block
+    function unit:block(build, dtype)
+      local made
+      local name = plain(self, function(b) made = b return build(b) end, dtype)
+      if not blocks[name] then
+        blocks[name] = true
+        blocks[#blocks + 1] = ("%s (%s)\n%s"):format(name, made.type, made:text())
+      end
+      return name
+    end
+  end
+  for n, g in ipairs(groups.groups) do
+    local steps, temps = unit:group(g)
+    code[n] = { steps = steps, temps = temps }
+  end
+  return unit:text(), code, table.concat(blocks, "\n")
+end
+
+local function object_of(unit)
+  local out = native.gc(native.new("es_text"), C.es_text_clear)
+  if C.es_jit_compile(unit, out, native.fresh()) ~= 0 then need(native.failure()) end
+  return native.string(out.bytes, out.length)
+end
+
+local function kernel_of(plan, object)
+  local code, kernel = native.new("es_code *[1]"), native.new("es_kernel *[1]")
+  if C.es_code_load(object, #object, code, native.fresh()) ~= 0 then need(native.failure()) end
+  local image = native.gc(code[0], C.es_code_release)
+  if C.es_kernel_new(plan, image, kernel, native.fresh()) ~= 0 then need(native.failure()) end
+  return native.gc(kernel[0], C.es_kernel_release)
+end
+
+local function build_graph(r, opts)
+  r.graph, r.info = need(blueprint.build(r.source, { set = opts.set, mode = opts.mode, dtype = opts.dtype }))
+  r.name, r.mode, r.dtype, r.hyper = r.info.name, r.info.mode, r.info.dtype, artifact.hyper(r.info.hyper)
+  r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
+  r.passes = passes.signature(r.list)
+end
+
+local function build_groups(r, opts)
+  local graph
+  graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
+  r.groups = need(group.build(graph))
+  need(group.verify(r.groups))
+end
+
+local function from_store(r, opts)
+  local stored = artifact.load(opts.store, r)
+  if not stored then return false end
+  r.status, r.plan, r.object, r.unit, r.certificate_text =
+    "CACHED", stored.plan, stored.object, stored.unit, stored.certificate
+  return true
+end
+
+local function compile(r, opts)
+  local lap, code = stopwatch(r), nil
+  build_graph(r, opts)                                                                    lap "blueprint"
+  r.key = need(artifact.key(r))                                                           lap "key"
+  local stored = opts.store and from_store(r, opts)                                       lap "store"
+  if not stored then
+    build_groups(r, opts)                                                                 lap "passes"
+    r.unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing)                       lap "recipes"
+    r.object = object_of(r.unit)                                                          lap "object"
+    local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
+    r.status, r.plan, r.naive = "SUCCESS", made.plan, made.naive                          lap "plan"
+  end
+  r.kernel = kernel_of(r.plan, r.object)
+  artifact.describe(r)                                                                    lap "load"
+  if opts.store and not stored then
+    need(artifact.save(opts.store, r))                                                    lap "put"
+  end
+  return r
+end
+
+local function early(r, opts)
+  build_graph(r, opts)
+  build_groups(r, opts)
+  return r
+end
+
+-- Runs a pipeline; a failure becomes nil, message, status, a defect in our Lua an EINTERNAL with its traceback.
+local function guarded(pipeline, source, opts)
+  local ok, result = xpcall(pipeline, function(e)
+    if type(e) == "table" then return e end
+    return { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
+  end, { source = source }, opts or {})
+  if ok then return result end
+  return nil, result.message, result.status
+end
+
+function M.compile(source, opts) return guarded(compile, source, opts) end
+function M.early(source, opts) return guarded(early, source, opts) end
+function M.save(result, store, certificate) return artifact.save(store, result, certificate) end
+
+return M

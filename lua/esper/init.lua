@@ -1,0 +1,141 @@
+--- Esper for scripts: `local esper = require "esper"`. Over the pipeline (compile.lua), the store (urza.lua), certificates
+-- (validate.lua). One session per Lua state: a store, a thread pool, both opened on first use.
+--
+--   esper.compile(source, { set=, mode=, dtype=, passes=, certify= }) -> kernel | nil, message, status
+--       source: catalogue name, path of a .lua file (run in the sandbox), or a declaration made with `blueprint` here
+--       certify = true proves the kernel unless the store has its certificate; a kernel that fails is refused (ECERT)
+--   esper.run(source, { x = tensor }, options) -> { y = tensor }    compile, prove, run
+--   esper.certify(kernel, options) -> certificate    anew; a passing one is stored with the kernel
+--   esper.dump(source, stage, options) -> text       esper.catalogue() -> names
+--   esper.tensor, esper.randn{2, 3}, esper.load "x.npy", esper.blueprint
+--   esper.set_threads(n)                              threads kernels may use; 0 = all cores
+
+local native = require "esper.native"
+local tensor = require "esper.tensor"
+local C, fresh, failure = native.C, native.fresh, native.failure
+
+local M = { tensor = tensor, randn = tensor.randn, load = tensor.load, version = native.string(C.esper_version()) }
+
+-- What the context (src/bind/context.c) was made with; a plain LuaJIT process has the environment only.
+local function options()
+  if rawget(_G, "esper_options") then return esper_options() end
+  return { store = os.getenv "ESPER_STORE" or "", threads = 0 }
+end
+
+local session = {}
+
+--- The thread pool, made on first use; nil when one thread is all there is.
+function M.pool()
+  if session.pool == nil then
+    local threads = session.threads or options().threads
+    local pool = C.es_pool_new(threads, fresh())
+    session.pool = pool ~= nil and native.gc(pool, C.es_pool_release) or false
+  end
+  return session.pool or nil
+end
+
+function M.set_threads(n)
+  session.threads, session.pool = n, nil
+end
+
+--- The store, opened on first use; nil when there is none. A store that cannot be opened is an error, said once.
+function M.store()
+  if session.store == nil then
+    local path = session.path or options().store
+    session.store = false
+    if path and path ~= "" then
+      local store, why, status = require("esper.urza").open(path)
+      if not store then return nil, why, status end
+      session.store = store
+    end
+  end
+  return session.store or nil
+end
+
+--- Uses the store in this directory from now on; "" for none.
+function M.set_store(path)
+  session.path, session.store = path, nil
+end
+
+-- ---- compiling ----
+
+--- The canonical graph of a source and what is known of it: graph, info | nil, message, status.
+function M.graph(source, opts)
+  opts = opts or {}
+  local build = { set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32" }
+  local graph, info, status
+  if type(source) == "table" then
+    graph, info, status = require("esper.blueprint").build(source, build)
+  else
+    graph, info, status = require("esper.sandbox").build(source, build)
+  end
+  if graph then return graph, info end
+  return nil, type(info) == "table" and table.concat(info, "\n") or tostring(info), status or "EBLUEPRINT"
+end
+
+local function compile_options(opts, store)
+  return { store = store, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes, show = opts.show }
+end
+
+function M.compile(source, opts)
+  opts = opts or {}
+  local start = C.es_clock_ms()
+  local graph, info, status = M.graph(source, opts)
+  if not graph then return nil, info, status end
+  local built = C.es_clock_ms() - start
+  local store, why, problem = M.store()
+  if not store and why then return nil, why, problem end
+  local made
+  made, why, status = require("esper.compile").compile(graph, info, compile_options(opts, store))
+  if not made then return nil, why, status end
+  made.ms.blueprint = built
+  made.pool = M.pool()
+  local kernel = require("esper.kernel").wrap(made)
+  if not opts.certify then return kernel end
+  if not (kernel.certificate and kernel.certificate.passed) then
+    local from = C.es_clock_ms()
+    M.certify(kernel, type(opts.certify) == "table" and opts.certify or {})
+    kernel.ms.certify = C.es_clock_ms() - from
+  end
+  if not kernel.certificate.passed then
+    return nil, ("%s: kernel refused, its certificate fails: %s"):format(kernel.name, kernel.certificate.failure), "ECERT"
+  end
+  return kernel
+end
+
+--- Proves a kernel anew. A passing certificate goes into the store; a failing one takes the record out of it.
+function M.certify(kernel, opts)
+  opts = opts or {}
+  opts.pool = kernel.pool
+  local validate = require "esper.validate"
+  kernel.certificate = validate.certify(kernel, opts)
+  local store = M.store()
+  if store then
+    if kernel.certificate.passed then
+      local ok, why = store:certify(kernel, validate.encode(kernel.certificate))
+      if not ok then kernel.store_problem = why end
+    else
+      store:remove(kernel.key)
+    end
+  end
+  return kernel.certificate
+end
+
+function M.run(source, inputs, opts)
+  opts = opts or {}
+  local kernel, why, status = M.compile(source, setmetatable({ certify = true }, { __index = opts }))
+  if not kernel then return nil, why, status end
+  return kernel:run(inputs, opts)
+end
+
+function M.dump(source, stage, opts)
+  opts = opts or {}
+  local graph, info, status = M.graph(source, opts)
+  if not graph then return nil, info, status end
+  return require("esper.compile").dump(graph, info, stage, compile_options(opts))
+end
+
+function M.catalogue() return require("esper.blueprint").catalogue() end
+function M.blueprint(...) return require("esper.blueprint").define(...) end
+
+return M

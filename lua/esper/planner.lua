@@ -1,0 +1,230 @@
+--- The memory plan: which value lives where, and the steps over them, handed to C as an es_plan (run/plan.h).
+-- After grouping and recipes, before the kernel. Temporaries take turns in workspace slots.
+--
+-- Invariant: two temporaries share a slot only when their lives, counted in groups, do not touch: a life spans from the
+-- group that stores the value to the last group that reads it, both included, so no group's output overlaps
+-- anything the group reads. New values of buffers live to the end, where the run time copies them over.
+--
+--   planner.build{ groups = group.build's result, source = graph before the passes, code = { { steps=, temps= }, ... } }
+--     -> { plan = es_plan *, naive = text, slots = n } | nil, message, status
+--   naive: bytes of all temporaries side by side; the plan's workspace is what they need taking turns
+local cost = require "esper.cost"
+local native = require "esper.native"
+local C = native.C
+local M = {}
+
+local Planner = {}
+Planner.__index = Planner
+
+local function fail(message, status) error({ message = message, status = status }, 0) end
+
+local function check(index)
+  if index < 0 then
+    local _, message, status = native.failure()
+    fail(message, status)
+  end
+  return index
+end
+
+-- ---- values ----
+
+local function fill_shape(value, shape)
+  value.rank = #shape
+  for k = 1, #shape do value.shape[k - 1] = shape[k] end
+end
+
+function Planner:value(spec)
+  local value = native.new("es_value")
+  value.role, value.dtype = native.role[spec.role], native.dtype[spec.dtype]
+  value.slot, value.buffer = spec.slot or -1, spec.buffer or -1
+  value.init, value.f0, value.f1 = spec.init or 0, spec.f0 or 0, spec.f1 or 0
+  fill_shape(value, spec.shape)
+  local name = spec.name or "" -- anchored while C copies it
+  value.name = name
+  return check(C.es_plan_value(self.plan, value, native.fresh()))
+end
+
+-- The leaves of the graph before the passes are the signature, in its order, whether or not a pass left them a reader.
+function Planner:signature(source)
+  local f, final, here = self.f, {}, self.f.D
+  for id = 0, f.n - 1 do
+    if f.op[id] == "input" or f.op[id] == "param" or f.op[id] == "buffer" then final[f.graph:label(id)] = id end
+  end
+  for _, role in ipairs { "input", "param", "buffer" } do
+    for id = 0, source:count() - 1 do
+      if source:op(id) == role then
+        local name = source:label(id)
+        local now = final[name]
+        local shape = source:shape(id)
+        for k = 1, #shape do shape[k] = C.es_dim_copy(here.ptr, source:dims().ptr, shape[k]) end
+        local index = self:value { role = role, name = name, dtype = source:dtype(id), shape = shape,
+          init = role ~= "input" and source:attr(id, "init") or 0,
+          f0 = role ~= "input" and source:attr(id, "f0") or 0, f1 = role ~= "input" and source:attr(id, "f1") or 0 }
+        if now then self.index[now] = index end
+        self.named[name] = index
+      end
+    end
+  end
+end
+
+-- ---- lives and slots ----
+
+-- Every temporary as { bytes=dim, first=, last=, node= or group=, temp= }, groups counted from 1.
+function Planner:lives(code)
+  local f, D, list, of = self.f, self.f.D, {}, {}
+  local groups = self.groups.groups
+  for n, group in ipairs(groups) do
+    for _, id in ipairs(group.outputs) do
+      if not self.output[id] then
+        local life = { node = id, first = n, last = self.update[id] and #groups or n,
+          bytes = D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]])) }
+        list[#list + 1], of[id] = life, life
+      end
+    end
+    for _, args in pairs(group.args) do
+      for _, arg in ipairs(args) do
+        local life = arg.base and of[arg.base]
+        if life and life.last < n then life.last = n end
+      end
+    end
+    for i, temp in ipairs(code[n].temps) do
+      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes }
+    end
+  end
+  return list
+end
+
+-- A size in bytes to compare lives by: at the middle of what the symbols may be, at most 64. A guess that decides only
+-- who shares with whom; the run time takes the true largest of a slot.
+local function typical(D)
+  local values = {}
+  for _, s in ipairs(D:symbols()) do values[s.name] = math.max(s.min, math.min(s.max, 64)) end
+  local size = D:eval(values)
+  return function(d) return size and size[d] or 0 end
+end
+
+local function overlaps(slot, life)
+  for _, other in ipairs(slot.lives) do
+    if life.first <= other.last and other.first <= life.last then return true end
+  end
+  return false
+end
+
+-- Largest first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest.
+function Planner:share(list)
+  local size, slots = typical(self.f.D), {}
+  for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
+  table.sort(list, function(a, b)
+    if a.size ~= b.size then return a.size > b.size end
+    return a.order < b.order
+  end)
+  for _, life in ipairs(list) do
+    local best, waste
+    for _, slot in ipairs(slots) do
+      if not overlaps(slot, life) then
+        local w = slot.bytes == life.bytes and -1 or slot.size - life.size
+        if not best or w < waste then best, waste = slot, w end
+      end
+    end
+    if not best then
+      best = { index = check(C.es_plan_slot(self.plan)), lives = {}, size = life.size, bytes = life.bytes, given = {} }
+      slots[#slots + 1] = best
+    end
+    best.lives[#best.lives + 1] = life
+    life.slot = best.index
+    if not best.given[life.bytes] then
+      best.given[life.bytes] = true
+      if C.es_plan_slot_size(self.plan, best.index, life.bytes) ~= 0 then fail("plan: no memory for a slot", "ENOMEM") end
+    end
+  end
+  return #slots
+end
+
+function Planner:place(list)
+  local f = self.f
+  for _, life in ipairs(list) do
+    if life.temp then
+      self.temps[life.group] = self.temps[life.group] or {}
+      self.temps[life.group][life.temp] = self:value { role = "temp", dtype = "u8", shape = { life.bytes }, slot = life.slot }
+    elseif self.update[life.node] then
+      local root = self.update[life.node]
+      self.index[life.node] = self:value { role = "update", name = root.name, dtype = f.dtype[root.node],
+        shape = f.shape[root.node], slot = life.slot, buffer = self.named[root.name] or -1 }
+    else
+      self.index[life.node] = self:value { role = "temp", dtype = f.dtype[life.node], shape = f.shape[life.node],
+        slot = life.slot }
+    end
+  end
+end
+
+-- ---- steps ----
+
+local function array(ctype, list)
+  local block = native.new(ctype .. "[?]", #list + 1)
+  for i = 1, #list do block[i - 1] = list[i] end
+  return block
+end
+
+function Planner:step(n, step)
+  local operands = {}
+  for i, operand in ipairs(step.operands) do
+    local index
+    if operand.temp then index = self.temps[n][operand.temp] else index = self.index[operand.value] end
+    if not index then fail(("plan: step '%s' uses %%%s, which has no storage"):format(step.label, tostring(operand.value)), "EINTERNAL") end
+    operands[i] = index
+  end
+  local row = native.new("es_step")
+  local o, d, s = array("int32_t", operands), array("es_dim", step.dims), array("uint32_t", step.streams)
+  row.fn, row.label, row.tiles = step.fn, step.label, step.tiles
+  row.operand_count, row.dim_count, row.stream_count = #operands, #step.dims, #step.streams
+  row.operands, row.dims, row.streams = o, d, s
+  check(C.es_plan_step(self.plan, row, native.fresh()))
+end
+
+-- Which stored nodes belong to a root; a root that is an alias gives its base the role.
+function Planner:roots()
+  for _, root in ipairs(self.f.roots) do
+    local base = self.groups.views.at[root.node].base
+    self[root.kind][base] = root
+  end
+end
+
+local function build(p, options)
+  local f = p.f
+  p:roots()
+  p:signature(options.source)
+  for _, root in ipairs(f.roots) do
+    if root.kind == "output" then
+      p.index[p.groups.views.at[root.node].base] = p:value { role = "output", name = root.name,
+        dtype = f.dtype[root.node], shape = f.shape[root.node] }
+    end
+  end
+  local list = p:lives(options.code)
+  local naive = f.D:const(0)
+  for _, life in ipairs(list) do naive = f.D:add(naive, life.bytes) end
+  local slots = p:share(list)
+  p:place(list)
+  for n, code in ipairs(options.code) do
+    for _, step in ipairs(code.steps) do p:step(n, step) end
+  end
+  local flops, bytes = cost.of(p.groups)
+  if C.es_plan_finish(p.plan, flops, bytes, native.fresh()) ~= 0 then
+    local _, message, status = native.failure()
+    fail(message, status)
+  end
+  return { plan = p.plan, naive = f.D:text(naive), slots = slots }
+end
+
+function M.build(options)
+  local groups = options.groups
+  local plan = C.es_plan_new(groups.facts.D.ptr)
+  if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
+  local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
+    index = {}, named = {}, temps = {}, output = {}, update = {} }, Planner)
+  local ok, result = pcall(build, p, options)
+  if ok then return result end
+  if type(result) == "table" then return nil, result.message, result.status end
+  return nil, result, "EINTERNAL"
+end
+
+return M

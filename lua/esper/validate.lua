@@ -1,0 +1,278 @@
+--- Certificates: proves one compiled kernel right (functional) and in bounds (memory), and keeps the evidence.
+-- Between a kernel (compile.lua) and the store. The judge is the oracle over the graph as authored, before any pass.
+--
+-- For every drawn shape (draw.lua) the kernel runs in a forked child on guard-paged copies, its results are compared with
+-- the oracle's under the oracle's own error bounds, then it runs in this process with all threads and must give
+-- the same bits. Where libtorch is present the same graph runs through it and is held to the same bounds.
+--
+--   certificate = validate.certify(compiled, { shapes = 20, seed = 1, torch = true, progress = fn(i, n) })
+--   certificate = { passed = bool, seed =, functional = {...}, memory = {...}, torch = {...}, failure = text or nil }
+--   validate.encode(certificate) -> text   validate.decode(text) -> certificate
+-- A certificate that judged nothing does not pass.
+
+local draw = require "esper.draw"
+local native = require "esper.native"
+local tensor = require "esper.tensor"
+local C, fresh, failure = native.C, native.fresh, native.failure
+
+local M = {}
+
+local UNIT = { f32 = 2 ^ -24, f64 = 2 ^ -53 }
+local SECONDS = 60 -- of one guarded run; a kernel that hangs is killed then
+local leaf = { input = true, param = true, buffer = true }
+
+-- Extents of a node or value for this draw.
+local function extents(shape, value)
+  local out = {}
+  for i, d in ipairs(shape) do out[i] = value(d) end
+  return out
+end
+
+-- Data for every leaf, by name.
+local function leaves(graph, value, index, seed)
+  local data = {}
+  for id = 0, graph:count() - 1 do
+    if leaf[graph:op(id)] then
+      local name, dtype, shape = graph:label(id), graph:dtype(id), extents(graph:shape(id), value)
+      local kind = draw.kind(graph, id, index)
+      local t, why
+      if kind == "birth" then
+        t = tensor.new(dtype, shape)
+        if C.es_graph_init_fill(graph.ptr, id, seed + index, t.data, fresh()) ~= 0 then t, why = failure() end
+      else
+        local floating = dtype == "f32" or dtype == "f64"
+        local bound = floating and 1 or draw.index_bound(graph, id, value)
+        if bound < 1 and t == nil and not floating then bound = 1 end
+        t, why = tensor.sample(floating and kind or dtype == "bool" and "coin" or "index", dtype, shape, seed + index, id, 0, bound)
+      end
+      if not t then error(why, 0) end
+      data[name] = { id = id, tensor = t }
+    end
+  end
+  return data
+end
+
+-- Symbol values as a C array in a dims table's order.
+local function symbol_array(D, values)
+  local symbols = D:symbols()
+  local out = native.new("int64_t[?]", #symbols + 1)
+  for i, s in ipairs(symbols) do out[i - 1] = values[s.name] or 1 end
+  return out
+end
+
+local function evaluate(graph, symbols, data, seed, step)
+  local unit = UNIT.f32
+  for id = 0, graph:count() - 1 do if graph:dtype(id) == "f64" then unit = UNIT.f64 end end
+  for id = 0, graph:count() - 1 do if graph:dtype(id) == "f32" then unit = UNIT.f32 end end
+  local oracle = C.es_oracle_new(graph.ptr, symbols, unit, seed, step, fresh())
+  if oracle == nil then return failure() end
+  native.gc(oracle, C.es_oracle_free)
+  for _, l in pairs(data) do
+    if C.es_oracle_give(oracle, l.id, l.tensor.data, fresh()) ~= 0 then return failure() end
+  end
+  if C.es_oracle_run(oracle, fresh()) ~= 0 then return failure() end
+  return oracle
+end
+
+-- One execution prepared: es_run with a pointer per plan value, and the tensors that take the results by root name.
+local function execution(compiled, values, data, seed, step)
+  local plan, results = compiled.plan, {}
+  local count = C.es_plan_value_count(plan)
+  local pointers = native.new("void *[?]", count + 1)
+  local D = compiled.plan_dims
+  local symbols = symbol_array(D, values)
+  local all = D:eval(values)
+  for i = 0, count - 1 do
+    local v = C.es_plan_value_get(plan, i)
+    local role, name = native.rolename[v.role], native.string(v.name)
+    if data[name] and (role == "input" or role == "param" or role == "buffer") then
+      pointers[i] = data[name].tensor.data
+    elseif role == "output" or role == "update" then
+      local shape = {}
+      for a = 1, v.rank do shape[a] = all[v.shape[a - 1]] end
+      local t = tensor.new(native.dtypename[v.dtype], shape)
+      results[role .. " " .. (role == "update" and native.string(C.es_plan_value_get(plan, v.buffer).name) or name)] = t
+      pointers[i] = t.data
+    end
+  end
+  local run = native.new("es_run")
+  run.symbols, run.data, run.seed, run.step = symbols, pointers, seed, step
+  return run, results, { symbols, pointers, data }
+end
+M.execution = execution
+
+local function picture(values)
+  local parts = {}
+  for name, v in pairs(values) do parts[#parts + 1] = name .. "=" .. v end
+  table.sort(parts)
+  return table.concat(parts, " ")
+end
+
+-- Position of linear element i in a tensor of this shape, "[1, 0, 7]".
+local function position(shape, i)
+  local at = {}
+  for axis = #shape, 1, -1 do
+    at[axis] = i % shape[axis]
+    i = math.floor(i / shape[axis])
+  end
+  return "[" .. table.concat(at, ", ") .. "]"
+end
+
+-- Compares results with the oracle; adds to `sum`; returns nil or what failed.
+local function judge(graph, oracle, results, sum, who)
+  local problem
+  for _, root in ipairs(graph:roots()) do
+    local got, want = results[root.kind .. " " .. root.name], C.es_oracle_get(oracle, root.node)
+    if not got then return ("%s gave no %s '%s'"):format(who, root.kind, root.name) end
+    local c = native.new("es_comparison")
+    C.es_compare(want, got.data, native.dtype[got.dtype], 1, c)
+    sum.elements = sum.elements + tonumber(c.count)
+    sum.judged = sum.judged + tonumber(c.judged)
+    sum.max_ulp = math.max(sum.max_ulp, c.max_ulp)
+    sum.max_rel = math.max(sum.max_rel, c.max_rel)
+    sum.max_abs = math.max(sum.max_abs, c.max_abs)
+    sum.max_share = math.max(sum.max_share, c.max_share)
+    if c.bad > 0 and not problem then
+      problem = ("%s '%s'%s: %s gave %.9g, expected %.9g within %.3g (%.0f of %.0f elements wrong)"):format(root.kind, root.name,
+        position(got.shape, tonumber(c.first_bad)), who, c.got, c.want, c.allowed, tonumber(c.bad), tonumber(c.count))
+    end
+  end
+  return problem
+end
+
+local function guarded(compiled, run, at_end, memory)
+  local result = native.new("es_guard_result")
+  memory.runs = memory.runs + 1
+  if C.es_guard_run(compiled.kernel, run, at_end, SECONDS, result, fresh()) ~= 0 then
+    local _, why = failure()
+    return why
+  end
+end
+
+local function same_bits(results, again)
+  for name, t in pairs(results) do
+    if t:raw() ~= again[name]:raw() then return name .. " differs between two runs" end
+  end
+end
+
+-- Buffers are written by a run in training: give each run its own copies.
+local function copies(data)
+  local out = {}
+  for name, l in pairs(data) do
+    local t = tensor.new(l.tensor.dtype, l.tensor.shape)
+    native.copy(t.data, l.tensor.data, l.tensor.bytes)
+    out[name] = { id = l.id, tensor = t }
+  end
+  return out
+end
+
+local function torch_run(graph, values, data, seed, step)
+  local results, count = {}, graph:count()
+  local given, out = native.new("void *[?]", count + 1), native.new("void *[?]", #graph:roots() + 1)
+  local all = graph:dims():eval(values)
+  for _, l in pairs(data) do given[l.id] = l.tensor.data end
+  for i, root in ipairs(graph:roots()) do
+    local shape = {}
+    for a, d in ipairs(graph:shape(root.node)) do shape[a] = all[d] end
+    local t = tensor.new(graph:dtype(root.node), shape)
+    results[root.kind .. " " .. root.name], out[i - 1] = t, t.data
+  end
+  if C.es_torch_run(graph.ptr, symbol_array(graph:dims(), values), given, out, seed, step, 1, fresh()) ~= 0 then return failure() end
+  return results
+end
+M.torch_run, M.leaves, M.evaluate, M.judge, M.symbol_array = torch_run, leaves, evaluate, judge, symbol_array
+
+local function new_sum() return { elements = 0, judged = 0, max_ulp = 0, max_rel = 0, max_abs = 0, max_share = 0, shapes = 0 } end
+M.new_sum = new_sum
+
+-- One draw; returns nil or the failure.
+local function one(compiled, c, index, options)
+  local graph, seed, step = compiled.source, options.seed, index
+  local values, value = draw.symbols(graph, index, seed)
+  if not values then return "no shape fits the declared ranges" end
+  local place = ("draw %d (%s): "):format(index, picture(values))
+  local data = leaves(graph, value, index, seed)
+  local oracle, why = evaluate(graph, symbol_array(graph:dims(), values), data, seed, step)
+  if not oracle then return place .. "oracle: " .. why end
+  local own = copies(data)
+  local run, results, keep = execution(compiled, values, own, seed, step)
+  why = guarded(compiled, run, index % 2 == 1, c.memory)
+  if why then c.memory.passed = false return place .. why end
+  c.functional.shapes = c.functional.shapes + 1
+  why = judge(graph, oracle, results, c.functional, "kernel")
+  if why then c.functional.passed = false return place .. why end
+  own = copies(data)
+  local again_run, again, keep2 = execution(compiled, values, own, seed, step)
+  again_run.pool = options.pool
+  if C.es_kernel_run(compiled.kernel, again_run, fresh()) ~= 0 then
+    local _, problem = failure()
+    c.functional.passed = false
+    return place .. problem
+  end
+  for name, l in pairs(own) do if again["update " .. name] then again["update " .. name] = l.tensor end end
+  why = same_bits(results, again)
+  if why then c.functional.passed = false return place .. why end
+  if c.torch then
+    local peer, problem = torch_run(graph, values, data, seed, step)
+    if not peer then c.torch.passed = false return place .. "libtorch: " .. problem end
+    c.torch.shapes = c.torch.shapes + 1
+    why = judge(graph, oracle, peer, c.torch, "libtorch")
+    if why then c.torch.passed = false return place .. why end
+  end
+  return nil, keep, keep2
+end
+
+function M.certify(compiled, options)
+  options = setmetatable(options or {}, { __index = { shapes = 20, seed = 1, torch = true } })
+  local c = { seed = options.seed, functional = new_sum(), memory = { runs = 0, passed = true } }
+  c.functional.passed = true
+  if options.torch and C.es_torch_load(fresh()) ~= nil then
+    c.torch = new_sum()
+    c.torch.passed = true
+  end
+  for i = 1, options.shapes do
+    if options.progress then options.progress(i, options.shapes) end
+    local ok, problem = pcall(one, compiled, c, i, options)
+    if not ok then problem = ("draw %d: %s"):format(i, tostring(problem)) end
+    c.failure = problem
+    if problem then break end
+    if i % 4 == 0 then collectgarbage() end
+  end
+  if not c.failure and c.functional.judged == 0 then c.failure = "no element could be judged" end
+  c.passed = c.failure == nil
+  return c
+end
+
+-- ---- stored form: one "path value" line each, sorted ----
+
+function M.encode(certificate)
+  local lines = {}
+  local function walk(prefix, t)
+    for k, v in pairs(t) do
+      if type(v) == "table" then walk(prefix .. k .. ".", v)
+      else lines[#lines + 1] = prefix .. k .. " " .. (type(v) == "number" and ("%.17g"):format(v) or tostring(v):gsub("\n", "; ")) end
+    end
+  end
+  walk("", certificate)
+  table.sort(lines)
+  return table.concat(lines, "\n")
+end
+
+function M.decode(text)
+  local out = {}
+  for line in text:gmatch("[^\n]+") do
+    local path, value = line:match("^(%S+) (.*)$")
+    local at, last = out, path and path:match("[^.]+$")
+    if path then
+      for part in path:gmatch("([^.]+)%.") do
+        at[part] = at[part] or {}
+        at = at[part]
+      end
+      if value == "true" or value == "false" then value = value == "true" end
+      at[last] = last ~= "failure" and tonumber(value) or value
+    end
+  end
+  return out
+end
+
+return M

@@ -1,0 +1,91 @@
+--- Pointwise nodes on vector registers: the lowering of every pointwise and random op of ops.def. Used by emit_chain.lua.
+--
+--   node(b, graph, id, v) -> register   v = registers of the node's inputs; random ops get their uniform numbers after them
+--   random[op] = how many uniform numbers the op draws
+
+local vm = require "esper.vecmath"
+
+local M = { random = { dropout = 1, noise = 2 } }
+
+local function same(_, x) return x end
+
+-- p as the nearest float: the oracle and every kernel compare the 24-bit uniform number with that.
+local function to_float(p)
+  if p == 0 then return 0 end
+  local m, e = math.frexp(p)
+  local scaled = m * 2 ^ 24
+  local low = math.floor(scaled)
+  local rest = scaled - low
+  if rest > 0.5 or rest == 0.5 and low % 2 == 1 then low = low + 1 end
+  return math.ldexp(low, e - 24)
+end
+
+local OP = {
+  neg = function(b, x) return b:neg(x) end,
+  abs = function(b, x) return b:abs(x) end,
+  sqrt = function(b, x) return b:sqrt(x) end,
+  round = function(b, x) return b:rint(x) end,
+  rsqrt = vm.rsqrt, exp = vm.exp, log = vm.log, silu = vm.silu, tanh = vm.tanh, sigmoid = vm.sigmoid,
+  relu = function(b, x) return b:max(b:splat(0), x) end, -- max gives its second operand for NaN
+  cast = same, stop_grad = same, checkpoint = same, telemetry_probe = same, -- casts here keep the dtype
+  reshape = same, permute = same, slice = same, expand = same,              -- copies: the operand's strides do the work
+  add = function(b, x, y) return b:add(x, y) end,
+  sub = function(b, x, y) return b:sub(x, y) end,
+  mul = function(b, x, y) return b:mul(x, y) end,
+  div = function(b, x, y) return b:div(x, y) end,
+  bias_add = function(b, x, y) return b:add(x, y) end,
+  maximum = vm.maximum, minimum = vm.minimum,
+}
+
+local ATTR = {} -- the same with attributes: (b, attr(name), inputs...)
+
+function ATTR.gelu(b, attr, x)
+  local tanh = attr "tanh"
+  return tanh ~= 0 and vm.gelu_tanh(b, x) or vm.gelu(b, x)
+end
+
+function ATTR.scale(b, attr, x)
+  local mul, add = attr "mul", attr "add"
+  if mul ~= 1 then x = b:mul(x, b:splat(mul)) end
+  if add ~= 0 then x = b:add(x, b:splat(add)) end
+  return x
+end
+
+function ATTR.clamp(b, attr, x)
+  return b:min(b:splat(attr "hi"), b:max(b:splat(attr "lo"), x))
+end
+
+-- The ends are exact for any a and b, infinite ones too.
+function ATTR.lerp(b, _, x, y, w)
+  local v = b:fma(w, b:sub(y, x), x)
+  v = b:select(b:eq(w, b:splat(1)), y, v)
+  return b:select(b:eq(w, b:splat(0)), x, v)
+end
+
+function ATTR.batch_norm(b, attr, x, mean, var, weight, bias)
+  local y = b:div(b:sub(x, mean), b:sqrt(b:add(var, b:splat(attr "eps"))))
+  if weight then y = b:mul(y, weight) end
+  return bias and b:add(y, bias) or y
+end
+
+function ATTR.dropout(b, attr, x, uniform)
+  local p = attr "p"
+  local kept = b:div(x, b:splat(1 - p))
+  return b:select(b:lt(uniform, b:splat(to_float(p))), b:splat(0), kept)
+end
+
+-- Box-Muller; uniform + 2^-24 is exact, in (0, 1].
+function ATTR.noise(b, attr, x, u, v)
+  local radius = b:sqrt(b:mul(b:splat(-2), vm.log(b, b:add(u, b:splat(2 ^ -24)))))
+  return b:fma(b:splat(attr "std"), b:mul(radius, vm.cos_turns(b, v)), x)
+end
+
+function M.node(b, graph, id, v)
+  local op = graph:op(id)
+  local plain = OP[op]
+  if plain then return plain(b, unpack(v, 1, 5)) end
+  local with = ATTR[op] or error("no vector lowering for op " .. op)
+  return with(b, function(name) return graph:attr(id, name) end, unpack(v, 1, 5))
+end
+
+return M
