@@ -33,6 +33,7 @@ local describe, fail = value.describe, builder.fail
 local M = {}
 local declared = setmetatable({}, { __mode = "k" }) -- declarations made by `define`
 local TEXT_MAX = 1024 * 1024
+local NAMES_MAX = 256 -- inputs, outputs
 local FIELDS = { doc = "string", hyper = "table", input = "table", sizes = "table", build = "function", check = "function" }
 
 -- ---- declaring ----
@@ -98,7 +99,8 @@ function M.read(text, chunk, env)
   if not run then return nil, { message } end
   local ok, result = pcall(run)
   if not ok then
-    return nil, { type(result) == "string" and result or file .. ": stopped by error(" .. describe(result) .. ")" }
+    local reason = builder.reason(result)
+    return nil, { sub(reason, 1, #file + 1) == file .. ":" and reason or file .. ": " .. reason }
   end
   if not (type(result) == "table" and declared[result]) then
     return nil, { format('%s: returned %s, wanted: return blueprint "family/name" { ... }', file, describe(result)) }
@@ -140,12 +142,14 @@ local function check_fields(d, E)
   return #E.list == 0
 end
 
-local function sorted(t)
+-- The names in a table, ascending; what is no name is recorded.
+local function sorted(b, op, t)
   local keys = {}
   for k in pairs(t) do
-    if type(k) ~= "string" or #k > 64 or not find(k, "^[%a_][%w_]*$") then fail("name is %s, wanted letters, digits and _", describe(k)) end
-    keys[#keys + 1] = k
+    if type(k) == "string" and #k <= 64 and find(k, "^[%a_][%w_]*$") then keys[#keys + 1] = k
+    else b.errors.add(nil, op, "name is " .. describe(k) .. ", wanted letters, digits and _") end
   end
+  if #keys > NAMES_MAX then fail("%d names, at most %d are possible", #keys, NAMES_MAX) end
   table.sort(keys)
   return keys
 end
@@ -182,7 +186,7 @@ local function declare(b, body, h)
   local tensors, names, first = {}, {}, value.poison
   local function each(op, list, fn)
     b:entry(op, function()
-      for _, name in ipairs(sorted(list)) do fn(name) end
+      for _, name in ipairs(sorted(b, op, list)) do fn(name) end
     end)()
   end
   b.declaring = true
@@ -201,7 +205,7 @@ end
 local function collect_outputs(b, result)
   if result == value.poison then return end
   if type(result) ~= "table" then fail("returned %s, wanted a table of outputs such as { y = x }", describe(result)) end
-  local names = sorted(result)
+  local names = sorted(b, "output", result)
   if #names == 0 then fail("returned no outputs, wanted a table such as { y = x }") end
   for _, name in ipairs(names) do
     b:entry("output '" .. name .. "'", function() b:root("output", name, b:id(result[name], "it")) end)()
@@ -212,9 +216,7 @@ local function run(b, body, h)
   local x = declare(b, body, h)
   local ok, result = pcall(body.build, ops.face(b), x, h)
   if not ok then
-    if type(result) ~= "string" then result = "stopped by error(" .. describe(result) .. ")" end
-    if find(result, "not enough memory", 1, true) then error(result, 0) end
-    b.errors.add(nil, "build", result)
+    if result ~= builder.STOP then b.errors.add(nil, "build", builder.reason(result)) end
     return
   end
   b:entry("build", function() collect_outputs(b, result) end)()
@@ -236,7 +238,8 @@ function M.build(source, opts)
   local values, view = hyper.resolve(d.body, opts.set, E)
   if not values then return nil, E.list, "EATTR" end
   local b = builder.new { name = d.name, source = d.source, errors = E, hyper = values, mode = mode, dtype = dtype }
-  run(b, d.body, view)
+  local ok, failure = pcall(run, b, d.body, view)
+  if not ok and failure ~= builder.STOP then error(failure, 0) end
   if #E.list > 0 then return nil, E.list, "EBLUEPRINT" end
   local made, message, code = b.graph:canonical()
   if not made then return nil, { sub(d.source, 2) .. ": " .. message }, code end

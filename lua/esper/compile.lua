@@ -3,6 +3,7 @@
 --   compile.compile(source, opts) -> result | nil, message or array of messages, status name
 --   source  blueprint name, path, or declaration
 --   opts    set= mode= dtype=      as blueprint.build takes them
+--           build=                 who builds the graph: blueprint.build (default) or sandbox.build
 --           isa=                   "scalar" ...; the best of this machine by default
 --           passes=                { text=, name= } a user's pass file, or an array of passes
 --           store=                 es_store * or nil
@@ -88,7 +89,7 @@ local function kernel_of(plan, object)
 end
 
 local function build_graph(r, opts)
-  r.graph, r.info = need(blueprint.build(r.source, { set = opts.set, mode = opts.mode, dtype = opts.dtype }))
+  r.graph, r.info = need((opts.build or blueprint.build)(r.source, { set = opts.set, mode = opts.mode, dtype = opts.dtype }))
   r.name, r.mode, r.dtype, r.hyper = r.info.name, r.info.mode, r.info.dtype, artifact.hyper(r.info.hyper)
   r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
   r.passes = passes.signature(r.list)

@@ -64,11 +64,11 @@ function M.run(shapes)
     end
     local k, e, t = made.eval, certificates.eval, certificates.train
     ms[#ms + 1] = k.ms.total or 0
-    rows[#rows + 1] = { name, k.source:count(), k.kernels, text.count(k:param_count()),
+    rows[#rows + 1] = { name, k.graph:count(), k.kernels, text.count(k:param_count()),
       k.status == "CACHED" and "stored" or ("%.2f"):format(k.ms.total), ("%.1f"):format(e.functional.max_ulp),
       ("%.1e"):format(e.functional.max_rel), ("%.1f"):format(t.functional.max_ulp), ("%.1e"):format(t.functional.max_rel),
       e.functional.shapes + t.functional.shapes, verdict(e.passed and t or e) }
-    local outputs, why = example(k, k.source)
+    local outputs, why = example(k, k.graph)
     if not outputs then return nil, name .. ": example: " .. why end
     examples[#examples + 1] = ("  %-28s %s"):format(name, picture(outputs))
     collectgarbage()

@@ -15,6 +15,7 @@
 --   k.graph  k.dims (D)  k.isa  k.group   k:lanes(dtype)   k:bytes(dtype)   k.unit
 --   k:step{ tiles=dim, label=text }   starts a function (const args *a, long lo, long hi); ends the one before.
 --        The recipe loops over its tiles: k:tiles(function(t) ... end) writes `for (long t = lo; t < hi; t++)`.
+--   k:range(t, size, count) -> start, n   C names: tile t of `size` (number) out of `count` (dim) elements
 --   k:line(fmt, ...)  k:open(fmt, ...)  k:close(tail)   C text, indented; no % formatting when there are no arguments
 --   k:name(prefix)    a fresh C name in this function
 -- Operands. All are expressions of type `char *`; a base, without offset:
@@ -36,10 +37,11 @@
 --   k:collapse(extents, { strides, ... }) -> extents, { strides, ... }   drops extents 1, merges adjacent axes that
 --        every stride list walks as one; at least one axis is left
 -- Loops (emit_rows.lua):
---   k:walk{ extents=, start=, n=, piece=, operands={ { at=, offset=, strides=, bytes= }, ... }, body=fn(w) }
+--   k:walk{ extents=, start=, n=, piece=, operands={ { at=, offset=, strides=, bytes=, minus= }, ... }, body=fn(w) }
 --        visits elements start .. start + n - 1 (C expressions) of a row-major space in runs along its innermost
 --        collapsed axis (at most `piece` elements, a number). w.n, w.pos: C names of the run's length and first linear
 --        index; w[i] = { ptr = C name of operand i's address, step = its stride along the run (dim, elements) }.
+--        minus: C expression subtracted from the element offset. { index=true, offset=, strides= }: the offset itself.
 -- The group's pointwise work (emit_chain.lua):
 --   k.stored          true when the anchor itself is an output of the group
 --   k:epilogue{ start=, n=, from= }   applies the epilogue to n consecutive elements of the anchor's output, from linear
@@ -116,6 +118,13 @@ function Writer:tiles(body)
   self:open("for (long t = lo; t < hi; t++)")
   body("t")
   self:close()
+end
+
+function Writer:range(t, size, count)
+  local start, n = self:name("start"), self:name("n")
+  self:line("long %s = %s * %dL, %s = %s - %s;", start, t, size, n, self:dim(count), start)
+  self:line("if (%s > %dL) %s = %dL;", n, size, n, size)
+  return start, n
 end
 
 -- ---- operands of the step ----

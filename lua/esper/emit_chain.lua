@@ -5,7 +5,9 @@
 --   nodes   { id, ... } in evaluation order
 --   custom  { [id] = { inputs = { arg, ... }, compute = fn(b, values...) -> register } }   a node computed by the recipe
 --   given   { [id] = arg }        a value that is in memory already
---   stores  { id, ... }           what is written, contiguous in the space
+--   stores  { id, ... }           what is written to the group's outputs
+--   out     { offset=, strides= } where in the outputs the space lies; nil: the space is the whole output, row-major
+--   view    fn(arg) -> arg        how the space differs from group.space: applied to the group's own args; nil: not at all
 -- with args as in architecture.md, or local ones: { at = char * expression, strides = dims of the space, minus = C
 -- expression subtracted from the element offset or nil, dtype = }.
 -- Nodes are cut into stages: a run of float nodes of one type is one vector block; casts, integer nodes and random draws are
@@ -36,13 +38,11 @@ local function source_index(plan, arg)
   return index
 end
 
--- One input of a node: { const= } | { source=index } | { node=id }.
-local function resolve(plan, arg)
-  if arg.const then return arg end
-  if arg.node then
-    local given = plan.given[arg.node]
-    return given and { source = source_index(plan, given), dtype = given.dtype } or arg
-  end
+-- One input of a node: { const= } | { source=index, dtype= } | { node=id }.
+local function resolve(plan, arg, own)
+  local given = arg.node and plan.given[arg.node]
+  if given then arg = given elseif own and arg.base and plan.view then arg = plan.view(arg) end
+  if arg.const or arg.node then return arg end
   return { source = source_index(plan, arg), dtype = arg.dtype }
 end
 
@@ -97,13 +97,13 @@ function M.plan(k, spec)
   local plan = setmetatable({
     k = k, nodes = spec.nodes, given = spec.given or {}, custom = spec.custom or {},
     sources = {}, source_keys = {}, stages = {}, inputs = {}, stage_of = {},
-    crosses = {}, random = {}, stored = {},
+    crosses = {}, random = {}, stored = {}, view = spec.view,
   }, Plan)
   for _, id in ipairs(spec.stores) do plan.stored[id] = true end
   for _, id in ipairs(spec.nodes) do
     local inputs = {}
     local custom = plan.custom[id]
-    for i, arg in ipairs(custom and custom.inputs or k.group.args[id]) do inputs[i] = resolve(plan, arg) end
+    for i, arg in ipairs(custom and custom.inputs or k.group.args[id]) do inputs[i] = resolve(plan, arg, not custom) end
     plan.inputs[id] = inputs
     if not custom and nodes.random[k.graph:op(id)] then
       plan.random[id] = true
@@ -154,6 +154,12 @@ function M.load(b, operand, mask, ptr)
   if operand.fixed then return b:bcast(ptr) end
   if operand.step then return b:loads(ptr, operand.step, 0, mask) end
   return b:load(ptr, 0, mask)
+end
+
+--- Stores to one bound operand; one that does not move holds a single element.
+function M.store(b, operand, value, mask)
+  if operand.step then return b:stores(operand.ptr, operand.step, value, 0, mask) end
+  return b:store(operand.ptr, value, 0, mask)
 end
 
 --- Computes the nodes of a vector stage; fetch(input) gives the register of an input that is not a node of the stage.
@@ -210,14 +216,11 @@ end
 
 -- Where `arg` lies during this run: { ptr=, step=, dtype= }.
 local function located(plan, run, arg)
-  local one = plan.k.dims:const(1)
   if arg.source then
     local source = run[arg.source]
     return { ptr = source.ptr, step = source.step, dtype = plan.sources[arg.source].dtype }
-  elseif arg.node then
-    return { ptr = plan.place[arg.node], step = one, dtype = plan.k.graph:dtype(arg.node) }
   end
-  return { ptr = plan.place[arg.random .. ":" .. arg.part], step = one, dtype = plan.k.graph:dtype(arg.random) }
+  return plan.place[arg.node or arg.random .. ":" .. arg.part]
 end
 
 -- Nodes of the stage whose value goes to memory.
@@ -234,18 +237,16 @@ local function run_vector(plan, stage, run)
   local inputs, seen = memory_inputs(plan, stage)
   local outputs, operands = kept(plan, stage), {}
   for i, arg in ipairs(inputs) do operands[i] = located(plan, run, arg) end
-  local words = M.words(k, operands, { run.n })
-  for _, id in ipairs(outputs) do words[#words + 1] = plan.place[id] end
+  local targets = {}
+  for i, id in ipairs(outputs) do targets[i] = plan.place[id] end
+  local words = M.words(k, targets, M.words(k, operands, { run.n }))
   k:call(k:block(function(b)
     local bound, first = M.bind(k, b, operands, 1)
-    local advance, hoisted, out = {}, {}, {}
+    local out, advance, hoisted = M.bind(k, b, targets, first), {}, {}
     for i, operand in ipairs(bound) do
       if operand.fixed then hoisted[i] = b:bcast(operand.ptr) else advance[#advance + 1] = operand.advance end
     end
-    for i in ipairs(outputs) do
-      out[i] = b:arg(first + i - 1)
-      advance[#advance + 1] = out[i]
-    end
+    for i in ipairs(out) do advance[#advance + 1] = out[i].advance end
     b:each(b:arg(0), advance, function(mask)
       local loaded = {}
       local value = plan:compute(b, stage, function(arg)
@@ -254,7 +255,7 @@ local function run_vector(plan, stage, run)
         loaded[i] = hoisted[i] or loaded[i] or M.load(b, bound[i], mask)
         return loaded[i]
       end)
-      for i, id in ipairs(outputs) do b:store(out[i], value[id], 0, mask) end
+      for i, id in ipairs(outputs) do M.store(b, out[i], value[id], mask) end
     end)
   end, stage.dtype), words)
 end
@@ -270,20 +271,27 @@ end
 
 local function run_random(plan, stage, run)
   local id = stage.nodes[1]
-  scalar.uniform(plan.k, id, run, plan.place[id .. ":1"], plan.place[id .. ":2"])
+  local u, v = plan.place[id .. ":1"], plan.place[id .. ":2"]
+  scalar.uniform(plan.k, id, run, u.ptr, v and v.ptr)
 end
 
 local RUN = { vector = run_vector, scalar = run_scalar, random = run_random }
 
+local function buffer(plan, id)
+  local k = plan.k
+  local dtype = k.graph:dtype(id)
+  return { ptr = k:buffer(dtype, plan.piece), step = k.dims:const(1), dtype = dtype }
+end
+
 --- Emits the chain for one run: run.n elements; run[i] = { ptr=, step= } of source i; run.pos, run.pos_step = linear
--- index of the first element and its step (C expressions; step nil = 1), for random nodes; stores[id] = address, contiguous.
+-- index in the output of the first element and its step (C expressions), for random nodes; stores[id] = { ptr=, step=, dtype= }.
 function Plan:run(run, stores)
   local k = self.k
   self.place = {}
   for _, id in ipairs(self.nodes) do
-    self.place[id] = stores[id] or self.crosses[id] and k:buffer(k.graph:dtype(id), self.piece) or nil
+    self.place[id] = stores[id] or self.crosses[id] and buffer(self, id) or nil
     for part = 1, self.random[id] and nodes.random[k.graph:op(id)] or 0 do
-      self.place[id .. ":" .. part] = k:buffer(k.graph:dtype(id), self.piece)
+      self.place[id .. ":" .. part] = buffer(self, id)
     end
   end
   for _, stage in ipairs(self.stages) do RUN[stage.kind](self, stage, run) end
@@ -299,14 +307,24 @@ end
 --- Walks elements start .. start + n - 1 of `space` and evaluates the chain there.
 function M.eval(k, space, start, n, spec)
   local plan = M.plan(k, spec)
-  local operands, contiguous = {}, k:contiguous(space)
+  local operands, out = {}, spec.out or { strides = k:contiguous(space) }
   for i in ipairs(plan.sources) do operands[i] = plan:operand(i) end
   for _, id in ipairs(spec.stores) do
-    operands[#operands + 1] = { at = k:write(id), strides = contiguous, bytes = k:bytes(k.graph:dtype(id)) }
+    operands[#operands + 1] = { at = k:write(id), offset = out.offset, strides = out.strides,
+                                bytes = k:bytes(k.graph:dtype(id)) }
   end
+  local random = next(plan.random) ~= nil
+  if random then operands[#operands + 1] = { index = true, offset = out.offset, strides = out.strides } end
   k:walk{ extents = space, start = start, n = n, piece = plan.piece, operands = operands, body = function(w)
     local stores = {}
-    for i, id in ipairs(spec.stores) do stores[id] = w[#plan.sources + i].ptr end
+    for i, id in ipairs(spec.stores) do
+      local target = w[#plan.sources + i]
+      stores[id] = { ptr = target.ptr, step = target.step, dtype = k.graph:dtype(id) }
+    end
+    if random then
+      local index = w[#operands]
+      w.pos, w.pos_step = index.ptr, k:dim(index.step)
+    end
     plan:run(w, stores)
   end }
 end

@@ -62,13 +62,16 @@ local function advance(k, extents, at, n)
   for _ = 2, last do k:close() end
 end
 
--- The addresses of all operands at these coordinates.
+-- The addresses (or element indices) of all operands at these coordinates.
 local function addresses(k, operands, lists, at, w)
   for i, operand in ipairs(operands) do
-    local ptr = k:name("q")
-    local offset = k:offset(operand.offset, lists[i], at)
+    local ptr, offset = k:name("q"), k:offset(operand.offset, lists[i], at)
     if operand.minus then offset = offset .. " - (" .. operand.minus .. ")" end
-    k:line("char *%s = (char *)(%s) + (%s) * %dL;", ptr, operand.at, offset, operand.bytes)
+    if operand.index then
+      k:line("long %s = %s;", ptr, offset)
+    else
+      k:line("char *%s = (char *)(%s) + (%s) * %dL;", ptr, operand.at, offset, operand.bytes)
+    end
     w[i] = { ptr = ptr, step = lists[i][#lists[i]] }
   end
 end

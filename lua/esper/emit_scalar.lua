@@ -59,13 +59,13 @@ local function expression(k, id, dtype, v, types)
   error(("no kernel for op %s on %s: cast its inputs to f32 or f64 first"):format(op, dtype), 0)
 end
 
---- y[i] = node(x0[i], x1[i]...) for i in 0 .. n - 1; operands { ptr=, step=dim, dtype= } or { const= }.
+--- y[i] = node(x0[i], x1[i]...) for i in 0 .. n - 1; y and operands { ptr=, step=dim, dtype= }, or operand { const= }.
 -- copy: the value of the first operand as it is.
 function M.node(k, id, operands, y, n, copy)
   local dtype, v, types = k.graph:dtype(id), {}, {}
   local out, i = k:name("y"), k:name("i")
   k:open("")
-  k:line("%s *%s = (%s *)%s;", k:ctype(dtype), out, k:ctype(dtype), y)
+  k:line("%s *%s = (%s *)%s;", k:ctype(dtype), out, k:ctype(dtype), y.ptr)
   k:open("for (long %s = 0; %s < %s; %s++)", i, i, n, i)
   for at, operand in ipairs(operands) do
     if operand.const then
@@ -77,7 +77,7 @@ function M.node(k, id, operands, y, n, copy)
         operand.dtype == "bool" and " != 0" or "")
     end
   end
-  k:line("%s[%s] = %s;", out, i, copy and v[1] or expression(k, id, dtype, v, types))
+  k:line("%s[%s * %s] = %s;", out, i, k:dim(y.step), copy and v[1] or expression(k, id, dtype, v, types))
   k:close()
   k:close()
 end
@@ -115,7 +115,7 @@ end
 function M.uniform(k, id, run, u, v)
   local ctype = k:ctype(k.graph:dtype(id))
   local fn = k.unit:helper(threefry(ctype))
-  k:line("%s(%s, %s, %s, %s, %s, %s);", fn, k:key(k.graph:attr(id, "stream")), run.pos, run.pos_step or "1", run.n, u,
+  k:line("%s(%s, %s, %s, %s, %s, %s);", fn, k:key(k.graph:attr(id, "stream")), run.pos, run.pos_step, run.n, u,
     v or "0")
 end
 

@@ -240,7 +240,7 @@ function Builder:absorb(group)
   if uses > 1 then return end
   local moved = { [anchor] = true }
   local function only_here(id)
-    for _, reader in ipairs(self.readers[id]) do
+    for _, reader in ipairs(self.readers[id] or {}) do
       if not moved[reader] or (reader == anchor and id ~= first.base) then return false end
     end
     return not self.wanted[id] and not random[f.op[id]]

@@ -1,6 +1,7 @@
 --- Hyper-parameters: defaults of a declaration plus what the caller sets, checked. Part of blueprint.lua.
 --   resolve(body, set, errors) -> { name = value }, read-only view for the blueprint | nil (errors recorded)
 
+local builder = require "esper.ops.builder"
 local nearest = require("esper.text").nearest
 local value = require "esper.ops.value"
 local format, gmatch, match = string.format, string.gmatch, string.match
@@ -111,7 +112,7 @@ end
 
 local function run_check(check, view, E)
   local ok, message = pcall(check, view)
-  if not ok then E.add(nil, "check", type(message) == "string" and message or "stopped by error(" .. describe(message) .. ")")
+  if not ok then E.add(nil, "check", builder.reason(message))
   elseif message ~= nil then E.add(nil, "check", type(message) == "string" and message or "returned " .. describe(message) .. ", wanted nil or a text") end
 end
 

@@ -59,45 +59,43 @@ end
 
 -- ---- compiling ----
 
---- The canonical graph of a source and what is known of it: graph, info | nil, message, status.
-function M.graph(source, opts)
-  opts = opts or {}
-  local build = { set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32" }
-  local graph, info, status
-  if type(source) == "table" then
-    graph, info, status = require("esper.blueprint").build(source, build)
-  else
-    graph, info, status = require("esper.sandbox").build(source, build)
-  end
-  if graph then return graph, info end
-  return nil, type(info) == "table" and table.concat(info, "\n") or tostring(info), status or "EBLUEPRINT"
+-- Who builds the graph: a file or catalogue name runs in the sandbox, a declaration made in this state here.
+local function builder(source)
+  return type(source) == "string" and require("esper.sandbox").build or require("esper.blueprint").build
 end
 
-local function compile_options(opts, store)
-  return { store = store, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes, show = opts.show }
+local function pipeline_options(source, opts)
+  return { build = builder(source), set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes }
+end
+
+local function text_of(problem) return type(problem) == "table" and table.concat(problem, "\n") or tostring(problem) end
+
+--- The canonical graph of a source and what is known of it: graph, info | nil, message, status.
+function M.graph(source, opts)
+  local build = pipeline_options(source, opts or {})
+  local graph, info, status = build.build(source, build)
+  if graph then return graph, info end
+  return nil, text_of(info), status or "EBLUEPRINT"
 end
 
 function M.compile(source, opts)
   opts = opts or {}
-  local start = C.es_clock_ms()
-  local graph, info, status = M.graph(source, opts)
-  if not graph then return nil, info, status end
-  local built = C.es_clock_ms() - start
-  local store, why, problem = M.store()
-  if not store and why then return nil, why, problem end
-  local made
-  made, why, status = require("esper.compile").compile(graph, info, compile_options(opts, store))
-  if not made then return nil, why, status end
-  made.ms.blueprint = built
+  local store, why, status = M.store()
+  if not store and why then return nil, why, status end
+  local options = pipeline_options(source, opts)
+  options.store = store and store.ptr
+  local made, problem
+  made, problem, status = require("esper.compile").compile(source, options)
+  if not made then return nil, text_of(problem), status end
   made.pool = M.pool()
+  if made.certificate_text then made.certificate = require("esper.validate").decode(made.certificate_text) end
   local kernel = require("esper.kernel").wrap(made)
-  if not opts.certify then return kernel end
-  if not (kernel.certificate and kernel.certificate.passed) then
+  if opts.certify and not (kernel.certificate and kernel.certificate.passed) then
     local from = C.es_clock_ms()
-    M.certify(kernel, type(opts.certify) == "table" and opts.certify or {})
+    M.certify(kernel)
     kernel.ms.certify = C.es_clock_ms() - from
   end
-  if not kernel.certificate.passed then
+  if opts.certify and not kernel.certificate.passed then
     return nil, ("%s: kernel refused, its certificate fails: %s"):format(kernel.name, kernel.certificate.failure), "ECERT"
   end
   return kernel
@@ -110,13 +108,11 @@ function M.certify(kernel, opts)
   local validate = require "esper.validate"
   kernel.certificate = validate.certify(kernel, opts)
   local store = M.store()
-  if store then
-    if kernel.certificate.passed then
-      local ok, why = store:certify(kernel, validate.encode(kernel.certificate))
-      if not ok then kernel.store_problem = why end
-    else
-      store:remove(kernel.key)
-    end
+  if store and kernel.certificate.passed then
+    local ok, why = require("esper.compile").save(kernel, store.ptr, validate.encode(kernel.certificate))
+    if not ok then kernel.store_problem = why end
+  elseif store then
+    store:remove(kernel.key)
   end
   return kernel.certificate
 end
@@ -129,10 +125,9 @@ function M.run(source, inputs, opts)
 end
 
 function M.dump(source, stage, opts)
-  opts = opts or {}
-  local graph, info, status = M.graph(source, opts)
-  if not graph then return nil, info, status end
-  return require("esper.compile").dump(graph, info, stage, compile_options(opts))
+  local text, problem, status = require("esper.dump").text(source, stage, pipeline_options(source, opts or {}))
+  if text then return text end
+  return nil, text_of(problem), status
 end
 
 function M.catalogue() return require("esper.blueprint").catalogue() end

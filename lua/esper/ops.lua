@@ -195,7 +195,7 @@ function M.face(b)
     if key == "training" then return b.training end
     return b:method(key) or inits.values[key]
       or b:unknown("g.", key, names_of(api, inits.values, { training = true }))
-  end, function(key) b:report("g." .. describe(key), "assignment; g is read-only") end)
+  end, function(key) b:report("g." .. tostring(key), "assignment; g is read-only") end)
 end
 
 --- Names a blueprint can call, sorted; for completion and documentation.

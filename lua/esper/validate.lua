@@ -187,7 +187,7 @@ M.new_sum = new_sum
 
 -- One draw; returns nil or the failure.
 local function one(compiled, c, index, options)
-  local graph, seed, step = compiled.source, options.seed, index
+  local graph, seed, step = compiled.graph, options.seed, index
   local values, value = draw.symbols(graph, index, seed)
   if not values then return "no shape fits the declared ranges" end
   local place = ("draw %d (%s): "):format(index, picture(values))

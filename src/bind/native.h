@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "base/text.h"
+#include "bind/sandbox.h"
 #include "jit/jit.h"
 #include "run/guard.h"
 #include "run/npy.h"

@@ -129,6 +129,7 @@ esper_status es_dim_range(es_dims *dims, const char *name, int64_t min, int64_t 
   if (symbol->declared && (min > symbol->max || max < symbol->min))
     return es_fail(err, ESPER_EARG, "range %lld..%lld of %s has nothing in common with its earlier range %lld..%lld",
                    (long long)min, (long long)max, name, (long long)symbol->min, (long long)symbol->max);
+  if (symbol->declared && min <= symbol->min && max >= symbol->max) return ESPER_OK; /* nothing to narrow */
   if (!symbol->declared || min > symbol->min) symbol->min = min;
   if (!symbol->declared || max < symbol->max) symbol->max = max;
   symbol->declared = true;

@@ -171,28 +171,45 @@ es_dim es_dim_parse(es_dims *dims, const char *text, const char **end, es_error 
 
 /* ---- copies between tables ---- */
 
-static es_dim copy_symbol(es_dims *into, const es_symbol *symbol) {
-  es_dim d = es_dim_symbol(into, symbol->name);
-  if (d == ES_NO_DIM || !symbol->declared) return d;
-  return es_dim_range(into, symbol->name, symbol->min, symbol->max, NULL) == ESPER_OK ? d : ES_NO_DIM;
+static int32_t copy_symbol(es_dims *into, const es_symbol *symbol) {
+  int32_t atom = es_symbol_atom(into, symbol->name, strlen(symbol->name));
+  if (atom < 0 || !symbol->declared) return atom;
+  return es_dim_range(into, symbol->name, symbol->min, symbol->max, NULL) == ESPER_OK ? atom : -1;
+}
+
+static bool copy_poly(es_dims *into, const es_dims *from, es_dim d, es_poly *out);
+
+static bool copy_atom(es_dims *into, const es_dims *from, const es_atom *atom, es_poly *out) {
+  if (atom->symbol < 0) {
+    es_poly inner;
+    return copy_poly(into, from, atom->inner, &inner) && es_poly_floordiv(into, &inner, atom->by, out);
+  }
+  int32_t symbol = copy_symbol(into, &from->symbols[atom->symbol]);
+  if (symbol >= 0) es_poly_atom(out, symbol);
+  return symbol >= 0;
+}
+
+static bool copy_poly(es_dims *into, const es_dims *from, es_dim d, es_poly *out) {
+  es_poly product, factor, next;
+  out->count = 0;
+  for (int32_t t = 0; t < from->spans[d].count; t++) {
+    const es_term *term = &from->terms[from->spans[d].first + t];
+    es_poly_const(&product, term->coef);
+    for (int32_t i = 0; i < term->degree; i++) {
+      if (!copy_atom(into, from, &from->atoms[term->atoms[i]], &factor)) return false;
+      if (!es_poly_mul(into, &product, &factor, &next)) return false;
+      es_poly_copy(&product, &next);
+    }
+    if (!es_poly_add(into, out, &product, 1)) return false;
+  }
+  return true;
 }
 
 es_dim es_dim_copy(es_dims *into, const es_dims *from, es_dim d) {
+  es_poly poly;
   if (d < 0 || d >= from->count) return ES_NO_DIM;
   if (into == from) return d;
-  es_dim total = es_dim_const(into, 0);
-  for (int32_t t = 0; t < from->spans[d].count; t++) {
-    const es_term *term = &from->terms[from->spans[d].first + t];
-    es_dim product = es_dim_const(into, term->coef);
-    for (int32_t i = 0; i < term->degree; i++) {
-      const es_atom *atom = &from->atoms[term->atoms[i]];
-      es_dim factor = atom->symbol >= 0 ? copy_symbol(into, &from->symbols[atom->symbol])
-                                        : es_dim_floordiv(into, es_dim_copy(into, from, atom->inner), atom->by);
-      product = es_dim_mul(into, product, factor);
-    }
-    total = es_dim_add(into, total, product);
-  }
-  return total;
+  return copy_poly(into, from, d, &poly) ? es_poly_intern(into, &poly) : ES_NO_DIM;
 }
 
 /* ---- bytes ----

@@ -137,6 +137,10 @@ es_graph *es_graph_parse(const char *text, size_t length, es_error *err);
 /* Identity: BLAKE2b-256 of the canonical text without its first line (the graph's name). */
 esper_status es_graph_hash(const es_graph *graph, es_hash *out, es_error *err);
 
+/* Birth value of a tensor by init kind, arguments and name: a pure function of (seed, name, element). out: dtype, extents
+ * given, compact. EARG, ELIMIT over 2^31 elements. */
+esper_status es_init_fill(int32_t init, double f0, double f1, const char *name, int32_t dtype, int32_t rank,
+                          const int64_t *extent, uint64_t seed, void *out, es_error *err);
 /* Draws the initial value of a param or buffer node into `out` (dtype of the node, all extents constant). */
 esper_status es_graph_init_fill(const es_graph *graph, es_id id, uint64_t seed, void *out, es_error *err);
 #endif

@@ -25,19 +25,19 @@ static double draw(const drawing *d, int64_t index) {
 }
 
 /* Parameters of the distribution; fans as inits.def defines them. */
-static void prepare(drawing *d, const es_node *node, const int64_t *extent) {
-  double fan_in = 1, fan_out = node->rank ? (double)extent[0] : 1, width = 0;
-  for (int i = node->rank == 1 ? 0 : 1; i < node->rank; i++) fan_in *= (double)extent[i];
-  for (int i = 2; i < node->rank; i++) fan_out *= (double)extent[i];
-  double slope = 1 + node->f[0] * node->f[0];
-  d->columns = node->rank == 2 ? extent[1] : 1;
-  d->low = node->f[0];
-  d->high = node->f[1];
+static void prepare(drawing *d, double f0, double f1, int32_t rank, const int64_t *extent) {
+  double fan_in = 1, fan_out = rank ? (double)extent[0] : 1, width = 0;
+  for (int i = rank == 1 ? 0 : 1; i < rank; i++) fan_in *= (double)extent[i];
+  for (int i = 2; i < rank; i++) fan_out *= (double)extent[i];
+  double slope = 1 + f0 * f0;
+  d->columns = rank == 2 ? extent[1] : 1;
+  d->low = f0;
+  d->high = f1;
   switch (d->init) {
     case ES_INIT_kaiming_uniform: width = sqrt(6 / (slope * fan_in)); break;
     case ES_INIT_kaiming_normal: width = sqrt(2 / (slope * fan_in)); break;
-    case ES_INIT_xavier_uniform: width = node->f[0] * sqrt(6 / (fan_in + fan_out)); break;
-    case ES_INIT_xavier_normal: width = node->f[0] * sqrt(2 / (fan_in + fan_out)); break;
+    case ES_INIT_xavier_uniform: width = f0 * sqrt(6 / (fan_in + fan_out)); break;
+    case ES_INIT_xavier_normal: width = f0 * sqrt(2 / (fan_in + fan_out)); break;
     default: return;
   }
   d->low = d->init == ES_INIT_kaiming_uniform || d->init == ES_INIT_xavier_uniform ? -width : 0;
@@ -54,19 +54,28 @@ static void store(void *out, int32_t dtype, int64_t index, double value) {
   }
 }
 
+esper_status es_init_fill(int32_t init, double f0, double f1, const char *name, int32_t dtype, int32_t rank,
+                          const int64_t *extent, uint64_t seed, void *out, es_error *err) {
+  if (init < 0 || init >= ES_INIT_COUNT || rank < 0 || rank > ES_RANK_MAX)
+    return es_fail(err, ESPER_EARG, "'%s': no init %d, or rank %d over %d", name, (int)init, (int)rank, ES_RANK_MAX);
+  int64_t count = 1;
+  for (int i = 0; i < rank; i++)
+    if (__builtin_mul_overflow(count, extent[i], &count) || extent[i] < 0 || count > INT64_C(1) << 31)
+      return es_fail(err, ESPER_ELIMIT, "'%s': more than 2^31 elements", name);
+  drawing d = { .init = init, .dtype = dtype };
+  prepare(&d, f0, f1, rank, extent);
+  es_random_key(seed, es_random_stream(name), 0, d.key);
+  for (int64_t index = 0; index < count; index++) store(out, d.dtype, index, draw(&d, index));
+  return ESPER_OK;
+}
+
 esper_status es_graph_init_fill(const es_graph *graph, es_id id, uint64_t seed, void *out, es_error *err) {
   const es_node *node = es_graph_node(graph, id);
   if (!node || (node->op != ES_OP_param && node->op != ES_OP_buffer))
     return es_fail(err, ESPER_EARG, "node %%%d is not a param or buffer; nothing else has a birth value", (int)id);
-  int64_t extent[ES_RANK_MAX], count = 1;
-  for (int i = 0; i < node->rank; i++) {
+  int64_t extent[ES_RANK_MAX];
+  for (int i = 0; i < node->rank; i++)
     if (!es_dim_is_const(es_graph_dims(graph), node->shape[i], &extent[i]))
       return es_fail(err, ESPER_EINTERNAL, "%s: axis %d is not a number", node->name, i);
-    count *= extent[i]; /* at most 2^31: shape.c */
-  }
-  drawing d = { .init = (int32_t)node->i[0], .dtype = node->dtype };
-  prepare(&d, node, extent);
-  es_random_key(seed, es_random_stream(node->name), 0, d.key);
-  for (int64_t index = 0; index < count; index++) store(out, d.dtype, index, draw(&d, index));
-  return ESPER_OK;
+  return es_init_fill((int32_t)node->i[0], node->f[0], node->f[1], node->name, node->dtype, node->rank, extent, seed, out, err);
 }

@@ -11,6 +11,7 @@ enum { TEXT_MAX = 16 << 20, WORD_MAX = 64 };
 
 typedef struct reader {
   const char *at;            /* terminated by NUL; lines end with '\n' */
+  const char *word;          /* start of the last word or number, for messages about what it says */
   int line;
   int32_t symbols;           /* declared so far */
   es_graph *graph;
@@ -35,6 +36,12 @@ static bool fail(reader *r, const char *problem) {
   near[length] = 0;
   es_fail(r->err, ESPER_ESYNTAX, "graph text, line %d: %s at \"%s\"", r->line, problem, near);
   return false;
+}
+
+/* As fail, about the last word. */
+static bool refuse(reader *r, const char *problem) {
+  r->at = r->word;
+  return fail(r, problem);
 }
 
 static bool pass_on(reader *r, const es_error *why) {
@@ -63,6 +70,7 @@ static bool read_word(reader *r, char word[WORD_MAX + 1]) {
   for (peek(r); is_word(r->at[length]); length++)
     if (length == WORD_MAX) return fail(r, "a word is longer than 64 bytes");
   if (length == 0) return fail(r, "a word was wanted");
+  r->word = r->at;
   memcpy(word, r->at, length);
   word[length] = 0;
   r->at += length;
@@ -81,6 +89,8 @@ static bool read_quoted(reader *r, char name[ES_NAME_MAX + 1]) {
 }
 
 static bool read_integer(reader *r, int64_t *out) {
+  peek(r);
+  r->word = r->at;
   bool negative = take(r, '-');
   *out = 0;
   if (!is_digit(*r->at)) return fail(r, "an integer was wanted");
@@ -95,11 +105,9 @@ static bool read_integer(reader *r, int64_t *out) {
 static bool read_node(reader *r, es_id *out) {
   int64_t id;
   if (!take(r, '%') || !is_digit(*r->at)) return fail(r, "a node such as %0 was wanted");
-  const char *start = r->at;
   if (!read_integer(r, &id)) return false;
-  r->at = id < es_graph_count(r->graph) ? r->at : start;
   if (id >= es_graph_count(r->graph))
-    return fail(r, "a node is used before it is defined (a graph cannot have a cycle)");
+    return refuse(r, "a node is used before it is defined (a graph cannot have a cycle)");
   *out = (es_id)id;
   return true;
 }
@@ -120,7 +128,7 @@ static bool read_dim(reader *r, es_dim *out) {
   es_dims *dims = es_graph_dims(r->graph);
   *out = es_dim_parse(dims, r->at, &r->at, &why);
   if (*out == ES_NO_DIM) return pass_on(r, &why);
-  return es_symbol_count(dims) == r->symbols ? true : fail(r, "a symbol without a symbol line was used before");
+  return es_symbol_count(dims) == r->symbols ? true : fail(r, "a symbol that no symbol line declares was used");
 }
 
 static bool read_dims(reader *r, es_dim *dims, int32_t *count) {
@@ -138,7 +146,7 @@ static bool read_dtype(reader *r, int32_t *out) {
   char word[WORD_MAX + 1];
   if (!read_word(r, word)) return false;
   *out = es_dtype_find(word);
-  return *out >= 0 ? true : fail(r, "an unknown dtype stands before");
+  return *out >= 0 ? true : refuse(r, "unknown dtype");
 }
 
 /* ---- parts of a node ---- */
@@ -157,7 +165,7 @@ static bool read_init(reader *r, es_node *node) {
   char word[WORD_MAX + 1];
   if (!read_word(r, word)) return false;
   int32_t init = es_init_find(word), arity = es_init_arity(init);
-  if (init < 0) return fail(r, "an unknown init stands before");
+  if (init < 0) return refuse(r, "unknown init");
   node->i[0] = init;
   for (int32_t k = 0; k < arity; k++)
     if (!take(r, k ? ',' : '(') || !read_number(r, &node->f[k])) return fail(r, "the init's arguments were wanted");
@@ -170,7 +178,7 @@ static bool read_axes(reader *r, int64_t *mask) {
   if (!read_integers(r, axes, 1, ES_RANK_MAX, &count)) return false;
   *mask = 0;
   for (int k = 0; k < count; k++) {
-    if (axes[k] < 0 || axes[k] >= ES_RANK_MAX) return fail(r, "axes are 0..7, and stand before");
+    if (axes[k] < 0 || axes[k] >= ES_RANK_MAX) return refuse(r, "axes are 0..7");
     *mask |= INT64_C(1) << axes[k];
   }
   return true;
@@ -203,12 +211,12 @@ static bool read_attr(reader *r, const es_op_info *op, line_parts *parts) {
   for (int32_t k = 0; k < op->attr_count; k++) {
     if (strcmp(op->attrs[k].name, word) != 0) continue;
     if (op->class_ == ES_CLASS_leaf && parts->node.op != ES_OP_const && !(drawn && op->attrs[k].type == 'i')) break;
-    if (parts->seen >> k & 1) return fail(r, "an attribute is given twice; the second stands before");
+    if (parts->seen >> k & 1) return refuse(r, "an attribute is given twice");
     parts->seen |= 1u << k;
     if (!take(r, '=')) return fail(r, "'=' was wanted");
     return drawn ? read_init(r, &parts->node) : read_value(r, &op->attrs[k], &parts->node);
   }
-  return fail(r, "the op has no attribute of the name that stands before");
+  return refuse(r, "the op has no such attribute");
 }
 
 static bool read_type(reader *r, line_parts *parts) {
@@ -271,12 +279,12 @@ static bool read_node_line(reader *r) {
   for (int k = 0; k < ES_RANK_MAX; k++) parts.shape[k] = ES_NO_DIM;
   r->at++;
   if (!read_integer(r, &id)) return false;
-  if (id != es_graph_count(r->graph)) return fail(r, "nodes are numbered %0, %1, ... in order; a wrong number stands before");
+  if (id != es_graph_count(r->graph)) return refuse(r, "nodes are numbered %0, %1, ... in order");
   if (!take(r, '=')) return fail(r, "'=' was wanted");
   if (!read_word(r, word)) return false;
   int32_t number = es_op_find(word);
   const es_op_info *op = es_op_get(number);
-  if (!op) return fail(r, "an unknown op stands before");
+  if (!op) return refuse(r, "unknown op");
   parts.node.op = (uint16_t)number;
   bool fits = true;
   while (fits && !at_end(r)) {
@@ -298,7 +306,7 @@ static bool read_symbol_line(reader *r) {
   if (es_graph_count(r->graph)) return fail(r, "symbols stand before the nodes");
   if (!read_word(r, word) || !read_integer(r, &min) || !read_integer(r, &max)) return false;
   if (es_dim_range(es_graph_dims(r->graph), word, min, max, &why) != ESPER_OK) return pass_on(r, &why);
-  if (es_symbol_count(es_graph_dims(r->graph)) != ++r->symbols) return fail(r, "a symbol is declared twice, the second before");
+  if (es_symbol_count(es_graph_dims(r->graph)) != ++r->symbols) return refuse(r, "a symbol is declared twice");
   return true;
 }
 
@@ -313,7 +321,7 @@ static bool read_root_line(reader *r, int32_t kind) {
 static bool read_first_line(reader *r) {
   char word[WORD_MAX + 1], name[ES_NAME_MAX + 1];
   if (!read_word(r, word)) return false;
-  if (strcmp(word, "graph") != 0) return fail(r, "the first line is graph \"name\"; another word stands before");
+  if (strcmp(word, "graph") != 0) return refuse(r, "the first line is graph \"name\"");
   if (!read_quoted(r, name)) return false;
   r->graph = es_graph_new(name, NULL);
   if (r->graph) return true;
@@ -329,7 +337,7 @@ static bool read_line(reader *r) {
   if (strcmp(word, "symbol") == 0) return read_symbol_line(r);
   if (strcmp(word, "output") == 0) return read_root_line(r, ES_ROOT_output);
   if (strcmp(word, "update") == 0) return read_root_line(r, ES_ROOT_update);
-  return fail(r, "a line starts with %, symbol, output or update; another word stands before");
+  return refuse(r, "a line starts with %, symbol, output or update");
 }
 
 static bool read_lines(reader *r) {

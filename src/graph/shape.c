@@ -139,8 +139,8 @@ esper_status es_node_infer(const es_graph *graph, es_node *node, es_id limit, es
   es_shaper s = { .graph = graph, .dims = es_graph_dims(graph), .op = es_op_get(node->op), .node = node, .err = err };
   if (!s.op) return es_fail(err, ESPER_EOP, "op number %d is unknown; there are %d ops", node->op, ES_OP_COUNT);
   if (node->nin < s.op->min_in || node->nin > s.op->max_in)
-    return es_refuse(&s, ESPER_EOP, "got %d inputs; wanted %d%s%d", (int)node->nin, (int)s.op->min_in,
-                     s.op->min_in == s.op->max_in ? ", exactly " : " to ", (int)s.op->max_in);
+    return es_refuse(&s, ESPER_EOP, "has %d inputs; wanted at least %d and at most %d", (int)node->nin,
+                     (int)s.op->min_in, (int)s.op->max_in);
   for (int32_t k = 0; k < ES_IN_MAX; k++) {
     if (k >= node->nin) { node->in[k] = -1; continue; }
     if (node->in[k] < 0 || node->in[k] >= limit)
@@ -282,14 +282,15 @@ esper_status es_shape_same_axis(es_shaper *s) { return es_want_floats(s, 1); }
 
 /* Optional inputs first..last have the shape of the last `axes` axes of x. */
 static esper_status want_affine(es_shaper *s, int axes) {
-  static const char *const what[3] = { "x", "w", "b" };
+  static const char *const what[3] = { "x", "an axis of w", "an axis of b" };
   const es_node *x = s->in[0];
   for (int k = 1; k < s->node->nin; k++) {
     if (s->in[k]->rank != axes)
-      return es_refuse(s, ESPER_ESHAPE, "%s is %s; wanted the last %d axes of x, %s", what[k], es_show(s, s->in[k]), axes,
-                       es_show(s, x));
+      return es_refuse(s, ESPER_ESHAPE, "input %d is %s; wanted the last %d axes of x, %s", k, es_show(s, s->in[k]),
+                       axes, es_show(s, x));
     for (int i = 0; i < axes; i++) {
-      esper_status status = es_want_equal(s, s->in[k]->shape[i], what[k], x->shape[x->rank - axes + i], "the axis of x");
+      esper_status status = es_want_equal(s, s->in[k]->shape[i], what[k], x->shape[x->rank - axes + i],
+                                          "that of x");
       if (status) return status;
     }
   }

@@ -40,8 +40,8 @@ esper_status es_shape_matmul(es_shaper *s) {
   if (!status) status = es_want_rank(s, 1, "b", 2, ES_RANK_MAX);
   if (status) return status;
   const es_dim *am = a->shape + a->rank - 2, *bm = b->shape + b->rank - 2;
-  status = es_want_equal(s, am[!ta], ta ? "the rows of a (ta)" : "the columns of a", bm[tb],
-                         tb ? "the columns of b (tb)" : "the rows of b");
+  status = es_want_equal(s, am[!ta], ta ? "axis K of a (its rows, ta=1)" : "axis K of a (its columns)", bm[tb],
+                         tb ? "axis K of b (its columns, tb=1)" : "axis K of b (its rows)");
   int rank = a->rank > b->rank ? a->rank : b->rank;
   es_dim shape[ES_RANK_MAX];
   for (int i = 3; !status && i <= rank; i++) { /* i-th axis from the right */

@@ -1,8 +1,10 @@
 /* C text -> ELF object, by libtcc. The only file that includes libtcc.h. Between the unit and the loader (elf.c).
  * Invariants: libtcc never makes executable memory here (output type OBJ, never tcc_relocate), sees no file and no
- * directory (-nostdlib -nostdinc, text from memory), and runs under one lock, since it keeps globals of its own. */
+ * directory (-nostdlib -nostdinc, text from memory), and runs under one lock, since it keeps globals of its own, and
+ * in the C locale, since it reads numbers with strtod and the host may use a decimal comma. */
 #include <errno.h>
 #include <libtcc.h>
+#include <locale.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -61,9 +63,12 @@ static esper_status compile(const char *c_text, int file, es_error *err) {
 esper_status es_jit_compile(const char *c_text, es_text *object, es_error *err) {
   int file = memfd_create("esper-object", MFD_CLOEXEC);
   if (file < 0) return es_fail(err, ESPER_EIO, "memfd_create for an object: %s", strerror(errno));
+  locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* a static object, never freed */
+  locale_t before = plain ? uselocale(plain) : (locale_t)0;
   pthread_mutex_lock(&lock);
-  esper_status status = compile(c_text, file, err);
+  esper_status status = plain ? compile(c_text, file, err) : es_fail(err, ESPER_ENOMEM, "no C locale: out of memory");
   pthread_mutex_unlock(&lock);
+  if (plain) uselocale(before);
   if (status == ESPER_OK) status = read_object(file, object, err);
   close(file);
   return status;

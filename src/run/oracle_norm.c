@@ -51,7 +51,7 @@ static es_pair centred(const es_case *c, const es_spread *s, es_pair x, int64_t 
 
 /* 1 / sqrt(square / n + eps); the implementation's square is never negative, so its root's operand is never below eps. */
 static es_pair inverse_root(const es_case *c, es_pair square, int64_t n) {
-  es_pair eps = es_attr(c, c->node->f[0]);
+  es_pair eps = es_pair_attr(c, c->node->f[0]);
   double floor = (eps.v - eps.e) * (1 - 4 * c->f.u);
   return es_pair_rsqrt(c, es_pair_add(c, es_mean_of(c, square, n), eps), floor);
 }
@@ -120,7 +120,7 @@ esper_status es_rule_rms_norm(const es_case *c) {
  * takes it in. That one rounds |x s|, |mean s| and |b| before they cancel. */
 esper_status es_rule_batch_norm(const es_case *c) {
   const es_tensor64 *x = c->in[0];
-  es_pair eps = es_attr(c, c->node->f[0]);
+  es_pair eps = es_pair_attr(c, c->node->f[0]);
   int64_t inner = 1;
   for (int32_t a = 2; a < x->rank; a++) inner *= x->shape[a];
   for (int64_t i = 0; i < x->count; i++) {

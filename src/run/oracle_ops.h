@@ -53,7 +53,7 @@ bool es_is_float(int32_t dtype);
 extern const es_pair ES_UNKNOWN;
 es_pair es_settle(const es_case *c, double v, double e);       /* finite result of finite operands; unknown when it may overflow */
 double es_rounding(const es_case *c, double magnitude, double k); /* k roundings of something of that magnitude */
-es_pair es_attr(const es_case *c, double value);               /* an attribute, which f32 code rounds to f32 */
+es_pair es_pair_attr(const es_case *c, double value);          /* an attribute, which f32 code rounds to f32 */
 es_pair es_pair_add(const es_case *c, es_pair a, es_pair b);
 es_pair es_pair_sub(const es_case *c, es_pair a, es_pair b);
 es_pair es_pair_mul(const es_case *c, es_pair a, es_pair b);
@@ -97,6 +97,7 @@ void es_rows_end(es_rows *r);
 static inline es_pair es_at(const es_tensor64 *t, int64_t i) { return (es_pair){ t->value[i], t->error[i] }; }
 void es_put(const es_case *c, int64_t i, es_pair p);   /* element i of out; integer results are truncated */
 bool es_all_exact(const es_tensor64 *t);
+const double *es_errors(const es_tensor64 *t);         /* NULL when all are 0 */
 bool es_all_finite(const es_tensor64 *t);
 esper_status es_no_memory(const es_case *c);
 /* Index element `at` of operand k, in 0..extent-1; EINDEX otherwise. */
@@ -124,6 +125,7 @@ typedef struct es_matrix {
   const double *value, *error; /* error NULL: exact */
   int64_t row, col;            /* strides */
 } es_matrix;
+es_matrix es_matrix_at(es_matrix m, int64_t offset); /* the same strides, `offset` elements on */
 typedef struct es_product {
   int64_t m, n, k;
   es_matrix a, b;

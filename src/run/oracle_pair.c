@@ -21,7 +21,7 @@ double es_rounding(const es_case *c, double magnitude, double k) {
   return k * c->f.u * magnitude + (magnitude > 0 && magnitude < c->f.normal ? k * c->f.tiny : 0);
 }
 
-es_pair es_attr(const es_case *c, double value) {
+es_pair es_pair_attr(const es_case *c, double value) {
   bool single = c->f.u > 0x1p-40;
   double rounded = single ? es_number_round(ES_f32, value) : value;
   return (es_pair){ value, rounded == value ? 0 : fabs(value - rounded) };

@@ -162,9 +162,9 @@ static bool power_of_two(double v) {
 
 /* x mul + add; a product by a power of two does not round above the denormals. */
 static es_pair scale_pair(const es_case *c, es_pair x) {
-  es_pair mul = es_attr(c, c->node->f[0]), p = es_pair_mul(c, x, mul);
+  es_pair mul = es_pair_attr(c, c->node->f[0]), p = es_pair_mul(c, x, mul);
   if (mul.e == 0 && power_of_two(mul.v) && p.e < INFINITY && fabs(p.v) >= c->f.normal) p.e = x.e * fabs(mul.v);
-  return es_pair_add(c, p, es_attr(c, c->node->f[1]));
+  return es_pair_add(c, p, es_pair_attr(c, c->node->f[1]));
 }
 UNARY(scale)
 
@@ -249,7 +249,7 @@ esper_status es_rule_dropout(const es_case *c) {
  * round twice more: r (1 + 6u). t rounds twice (2 pi, the product): 2ut, and |cos'| <= 1; cos within 4 ulp, at most
  * 8u; the product r cos rounds once. */
 esper_status es_rule_noise(const es_case *c) {
-  es_pair std = es_attr(c, c->node->f[0]);
+  es_pair std = es_pair_attr(c, c->node->f[0]);
   uint32_t key[2], w[2];
   esper_status status = draw_key(c, key);
   if (status) return status;

@@ -103,6 +103,8 @@ bool es_all_exact(const es_tensor64 *t) {
   return true;
 }
 
+const double *es_errors(const es_tensor64 *t) { return es_all_exact(t) ? NULL : t->error; }
+
 bool es_all_finite(const es_tensor64 *t) {
   for (int64_t i = 0; i < t->count; i++)
     if (!isfinite(t->value[i])) return false;

@@ -269,7 +269,7 @@ static void field(lowering *low, int32_t i, char letter, bool alone) {
 static void expand(lowering *low, int32_t i, const char *form) {
   for (const char *s; (s = strchr(form, '$')); form = s + 2) {
     es_text_bytes(low->out, form, (size_t)(s - form));
-    bool value = s - form >= 2 && s[-2] == '=' && (s[2] == 0 || s[2] == ';'); /* the right side of an assignment */
+    bool value = s - form >= 3 && memcmp(s - 3, " = ", 3) == 0 && (s[2] == 0 || s[2] == ';'); /* the right side of an assignment */
     field(low, i, s[1], value);
   }
   text(low, form);

@@ -15,7 +15,9 @@ local Builder = {}
 Builder.__index = Builder
 M.methods = Builder
 
-local FAILURE, SILENT = {}, { "poison met" } -- FAILURE is the metatable of raised errors
+-- FAILURE is the metatable of raised errors; SILENT means poison was met; STOP ends the build, its reason is recorded.
+local FAILURE, SILENT, STOP = {}, { "poison met" }, { "build stopped" }
+M.STOP = STOP
 local ERRORS_MAX = 100
 local ELEMENTS_MAX = 2 ^ 33 -- of one parameter
 
@@ -31,10 +33,10 @@ local function where(source)
   return 0
 end
 
---- Errors of the blueprint with that chunk name: "file:line: op: message", each once, at most 100, in E.list.
+--- Errors of the blueprint with that chunk name: "file:line: op: message", each once, in E.list. After 100 the build stops.
 --   E.add(line, op, message)   E.report(op, message) at the line being run
 function M.errors(source)
-  local file, list, seen, dropped = string.sub(source, 2), {}, {}, 0
+  local file, list, seen = string.sub(source, 2), {}, {}
   local E = { list = list }
   function E.add(line, op, message)
     if string.sub(message, 1, #file + 1) ~= file .. ":" then -- Lua's own messages name the place already
@@ -44,12 +46,9 @@ function M.errors(source)
     message = string.sub(message, 1, 1000)
     if seen[message] then return end
     seen[message] = true
-    if #list < ERRORS_MAX then
-      list[#list + 1] = message
-    else
-      dropped = dropped + 1
-      list[ERRORS_MAX + 1] = format("%s: %d more errors", file, dropped)
-    end
+    list[#list + 1] = message
+    if #list == ERRORS_MAX then list[#list + 1] = file .. ": too many errors; stopped here" end
+    if #list > ERRORS_MAX then error(STOP, 0) end
   end
   function E.report(op, message) E.add(where(source), op, message) end
   return E
@@ -64,6 +63,13 @@ function M.silent() error(SILENT, 0) end
 --- Records an error at the blueprint's current line.
 function Builder:report(op, fmt, ...) self.errors.add(where(self.source), op, format(fmt, ...)) end
 
+--- Text of an error value that came from running a blueprint. Running out of memory goes on upwards.
+function M.reason(failure)
+  if type(failure) ~= "string" then return "stopped by error(" .. value.describe(failure) .. ")" end
+  if find(failure, "not enough memory", 1, true) then error(failure, 0) end
+  return (gsub(failure, "^[^:]*lua/esper/[^:]*:%d+: ", "")) -- a place inside the frontend helps nobody
+end
+
 function Builder:settle(op, line, many, ok, ...)
   self.line, self.op = line, op
   if ok then return ... end
@@ -71,8 +77,8 @@ function Builder:settle(op, line, many, ok, ...)
   if getmetatable(failure) == FAILURE then
     self.errors.add(line, op, failure.message)
   elseif failure ~= SILENT then
-    if type(failure) == "string" and find(failure, "not enough memory", 1, true) then error(failure, 0) end
-    self.errors.add(line, op, type(failure) == "string" and failure or "failed with " .. value.describe(failure))
+    if failure == STOP then error(STOP, 0) end
+    self.errors.add(line, op, M.reason(failure))
   end
   if many then return poison() end
   return poison
@@ -101,6 +107,10 @@ end
 --- Adds a node; fails with C's message. label: name of the node.
 function Builder:node(op, inputs, attrs, label, dtype)
   local id, message = self.graph:add { op = op, inputs = inputs, attrs = attrs, name = label, dtype = dtype, line = self.line }
+  if not id and self.graph:count() >= native.nodes_max then
+    self.errors.add(self.line, op, message)
+    error(STOP, 0)
+  end
   if not id then fail("%s", message) end
   return id
 end

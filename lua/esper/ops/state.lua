@@ -27,7 +27,7 @@ return function()
   local M = {}
 
   function M.param(b, name, shape, init)
-    if init == nil then fail("'%s' has no init; give a number or a spec such as g.zeros", describe(name)) end
+    if init == nil then fail("%s has no init; give a number or a spec such as g.zeros", describe(name)) end
     return b:tensor(b:leaf("param", full_name(b, name), shape, b:init(init)))
   end
 

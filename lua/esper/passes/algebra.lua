@@ -50,6 +50,11 @@ local function flip(g, n, b, k, flag)
   return b:add { op = "matmul", inputs = inputs, attrs = attrs }
 end
 
+local function is_weight(g, w)
+  local D, shape = g:dims(), g:shape(w)
+  return #shape == 2 and D:value(shape[1]) and D:value(shape[2])
+end
+
 local function take_bias(g, n, b, axis)
   local x = input(g, n, 1)
   local op = g:op(x)
@@ -155,8 +160,8 @@ local RULES = {
   { "checkpoint", "no backward pass in eval: x", function(g, n) return input(g, n, 1) end },
   { "matmul", "a with its last axes swapped: flag ta", function(g, n, b) return flip(g, n, b, 1, "ta") end },
   { "matmul", "b with its last axes swapped: flag tb", function(g, n, b) return flip(g, n, b, 2, "tb") end },
-  { "matmul", "a wT with a matrix w: linear", function(g, n, b)
-    return g:attr(n, "ta") == 0 and g:attr(n, "tb") == 1 and g:rank(input(g, n, 2)) == 2
+  { "matmul", "a wT with a matrix w of known size: linear", function(g, n, b)
+    return g:attr(n, "ta") == 0 and g:attr(n, "tb") == 1 and is_weight(g, input(g, n, 2))
       and b:add { op = "linear", inputs = g:inputs(n) } end },
   { "bias_add", "bias of a linear or convolution that has none: its third input", function(g, n, b)
     return take_bias(g, n, b, g:attr(n, "axis")) end },

@@ -1,0 +1,119 @@
+--- The Lua half of the sandbox: what a blueprint sees, and the build inside the sandbox's state. Loaded there by
+-- src/bind/sandbox.c only, as trusted code; blueprint text reaches it through closures alone.
+-- The environment is fresh for every blueprint: nothing one blueprint changes is seen by the next. It has no way to files,
+-- modules, code loading, other environments, metatables, threads or random numbers, and `pairs` goes in a fixed order, so one
+-- text always gives one graph.
+
+local blueprint = require "esper.blueprint"
+local native = require "esper.native"
+local pack = require "esper.pack"
+local value = require "esper.ops.value"
+
+local format, rep, find, concat, sort = string.format, string.rep, string.find, table.concat, table.sort
+local hidden = value.hidden
+
+local M = {}
+local TEXT_MAX, FORMAT_MAX, SORT_MAX = 1024 * 1024, 4096, 100000
+local guarded_pcall
+
+-- ---- functions that replace dangerous or indefinite ones ----
+
+local safe = {}
+
+-- No addresses: they differ from run to run.
+function safe.tostring(v)
+  local t = type(v)
+  if t == "table" or t == "function" or t == "userdata" and not hidden[v] then return t end
+  return tostring(v)
+end
+
+function safe.rep(s, n, separator)
+  if type(s) ~= "string" or type(n) ~= "number" or separator ~= nil and type(separator) ~= "string" then
+    error("rep wants a text, a number and perhaps a separator", 2)
+  end
+  if n > 0 and n * (#s + #(separator or "")) > TEXT_MAX then error("rep: result longer than 1 MiB", 2) end
+  return rep(s, n, separator or "")
+end
+
+function safe.format(fmt, ...)
+  if type(fmt) ~= "string" or #fmt > FORMAT_MAX then error("format wants a text of at most 4096 bytes", 2) end
+  if find(fmt, "%%[^%a%%]*p") then error("format: %p is not available in a blueprint", 2) end
+  local args, n = { ... }, select("#", ...)
+  for i = 1, n do
+    if type(args[i]) ~= "number" and type(args[i]) ~= "string" then args[i] = safe.tostring(args[i]) end
+  end
+  return format(fmt, unpack(args, 1, n))
+end
+
+function safe.sort(t, before)
+  if type(t) ~= "table" or #t > SORT_MAX then error("sort wants a table of at most 100000 entries", 2) end
+  return sort(t, before)
+end
+
+-- Numbers ascending, then texts ascending, then other keys; entries removed on the way are skipped.
+function safe.pairs(t)
+  if type(t) ~= "table" then error("pairs wants a table, got " .. value.describe(t), 2) end
+  local numbers, texts, others = {}, {}, {}
+  for k in pairs(t) do
+    local list = type(k) == "number" and numbers or type(k) == "string" and texts or others
+    list[#list + 1] = k
+  end
+  sort(numbers)
+  sort(texts)
+  for _, list in ipairs { texts, others } do
+    for _, k in ipairs(list) do numbers[#numbers + 1] = k end
+  end
+  local at = 0
+  return function()
+    local k, v
+    repeat
+      at = at + 1
+      k = numbers[at]
+      if k == nil then return nil end
+      v = t[k]
+    until v ~= nil
+    return k, v
+  end
+end
+
+-- ---- the environment ----
+
+local function strings()
+  return { byte = string.byte, char = string.char, len = string.len, lower = string.lower, upper = string.upper,
+           reverse = string.reverse, sub = string.sub, rep = safe.rep, format = safe.format }
+end
+
+local function environment()
+  local env = {
+    blueprint = blueprint.define, assert = assert, error = error, ipairs = ipairs, next = next, pairs = safe.pairs,
+    pcall = guarded_pcall, select = select, tonumber = tonumber, tostring = safe.tostring, type = type, unpack = unpack,
+    string = strings(), math = {}, table = { concat = concat, insert = table.insert, remove = table.remove, maxn = table.maxn,
+                                             sort = safe.sort, unpack = unpack },
+  }
+  for name, f in pairs(math) do
+    if name ~= "random" and name ~= "randomseed" then env.math[name] = f end
+  end
+  return setmetatable(env, { __metatable = false, __index = function(_, name)
+    error(format("'%s' is not available in a blueprint", safe.tostring(name)), 2)
+  end })
+end
+
+--- Once per state. pcall: the one that never catches the sandbox's own stop.
+function M.start(pcall_of_blueprints)
+  guarded_pcall = pcall_of_blueprints
+  getmetatable("").__index = strings()
+end
+
+--- graph, packed info | nil, errors one a line, status number.
+function M.build(text, chunk, options)
+  local d, errors = blueprint.read(text, chunk, environment())
+  if not d then return nil, concat(errors, "\n"), native.status.EBLUEPRINT end
+  local graph, info, status = blueprint.build(d, pack.unpack(options))
+  if not graph then return nil, concat(info, "\n"), native.status[status] end
+  return graph, pack.pack(info)
+end
+
+--- Gives the graph to C: its address.
+function M.release(graph) return native.address(graph:release()) end
+
+return M
