@@ -24,8 +24,8 @@ local function emit(k, group)
   local T, bytes = k:ctype(dtype), k:bytes(dtype)
   local pieces = D:ceildiv(out[4], CHUNK)
   local infinity = k.unit:helper(dtype == "f32"
-    and "static float @(void) { union { unsigned u; float f; } v; v.u = 0xff800000u; return v.f; }\n"
-    or "static double @(void) { union { unsigned long u; double f; } v; v.u = 0xfff0000000000000ul; return v.f; }\n")
+    and "static float es_this(void) { union { unsigned u; float f; } v; v.u = 0xff800000u; return v.f; }\n"
+    or "static double es_this(void) { union { unsigned long u; double f; } v; v.u = 0xfff0000000000000ul; return v.f; }\n")
   k:step { tiles = k:product { out[1], out[2], out[3], pieces } }
   local raw = not k.stored and k:buffer(dtype, CHUNK)
   k:tiles(function(t)

@@ -2,8 +2,6 @@
 -- axes pass by; pointwise work in front is computed at every load, work behind on the finished run.
 local fold = require "esper.emit_fold"
 
-local WORK, LONGEST, UNKNOWN = 16384, 256, 32 -- elements read per tile; outputs per tile at most, and when extents are symbols
-
 local function plain(_, x) return x end
 local function squared_distance(b, x, mean)
   local d = b:sub(x, mean)
@@ -18,24 +16,6 @@ local function split_axes(k, id, rank)
   return kept, reduced
 end
 
--- Strides, in the input's space, of an array over the kept positions.
-local function over_kept(k, space, kept)
-  local strides, extents = {}, {}
-  for i, axis in ipairs(kept) do extents[i] = space[axis] end
-  local packed = k:contiguous(extents)
-  for axis = 1, #space do strides[axis] = k.dims:const(0) end
-  for i, axis in ipairs(kept) do strides[axis] = packed[i] end
-  return strides
-end
-
--- Divides n elements of `array` by `count` (C expression, long); NaN when count <= 0.
-local function divide(k, array, n, count, ctype)
-  local i, by = k:name("i"), k:name("by")
-  k:line("%s %s = %s > 0 ? %s : 0;", ctype, by, count, count)
-  k:line("for (long %s = 0; %s < %s; %s++) %s[%s] = %s > 0 ? %s[%s] / %s : 0 / %s;",
-    i, i, n, i, array, i, by, array, i, by, by)
-end
-
 local function emit(k, group)
   local id = group.anchor
   local op, space, dtype = k.graph:op(id), k.graph:shape(k.graph:inputs(id)[1]), k.graph:dtype(id)
@@ -43,10 +23,8 @@ local function emit(k, group)
   local gone = {}
   for i, axis in ipairs(reduced) do gone[i] = space[axis] end
   local terms, outputs = k:product(gone), k:product(group.space)
-  local known = k.dims:value(terms)
-  local size = known and math.max(1, math.min(LONGEST, math.floor(WORK / math.max(known, 1)))) or UNKNOWN
+  local size = fold.outputs_per_tile(k, terms)
   k:step{ tiles = k:ceildiv(outputs, size) }
-  local ctype = k:ctype(dtype)
   k:tiles(function(t)
     local start, n = k:range(t, size, outputs)
     local result = k:buffer(dtype, size)
@@ -60,14 +38,15 @@ local function emit(k, group)
       fold.clear(k, "sum", mean, n)
       spec.into = mean
       fold.run(k, spec)
-      divide(k, mean, n, k:dim(terms), ctype)
+      fold.divide(k, mean, n, k:dim(terms), dtype)
       spec.into, spec.element = result, squared_distance
-      spec.inputs[2] = { at = mean, strides = over_kept(k, space, kept), minus = start, dtype = dtype }
+      spec.inputs[2] = { at = mean, strides = fold.over_kept(k, space, kept), minus = start, dtype = dtype }
     end
     fold.run(k, spec)
-    if op == "reduce_mean" then divide(k, result, n, k:dim(terms), ctype) end
+    if op == "reduce_mean" then fold.divide(k, result, n, k:dim(terms), dtype) end
     if op == "reduce_var" then
-      divide(k, result, n, ("(%s - %dL)"):format(k:dim(terms), k.graph:attr(id, "correction")), ctype)
+      local freedom = ("(%s - %dL)"):format(k:dim(terms), k.graph:attr(id, "correction"))
+      fold.divide(k, result, n, freedom, dtype)
     end
     k:epilogue{ start = start, n = n, from = "(char *)" .. result }
   end)

@@ -18,11 +18,19 @@ function M.hyper(hyper)
   return table.concat(parts, " ")
 end
 
+-- Hash of the program. Scripts read from a directory may be edited while we run, embedded ones may not.
+local known
+local function build()
+  if native.dir then return native.build() end
+  known = known or native.build()
+  return known
+end
+
 -- es_key of a result; the second value keeps its strings alive.
 local function key_of(r)
   local hash = native.new("es_hash")
   if C.es_graph_hash(r.graph.ptr, hash, native.fresh()) ~= 0 then return native.failure() end
-  local anchors = { r.name, r.hyper, r.mode, r.dtype, "cpu/" .. r.isa, r.passes, native.build() }
+  local anchors = { r.name, r.hyper, r.mode, r.dtype, "cpu/" .. r.isa, r.passes, build() }
   local key = native.new("es_key")
   key.graph = hash
   key.name, key.hyper, key.mode, key.dtype, key.target, key.passes, key.build =

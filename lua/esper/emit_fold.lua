@@ -17,6 +17,7 @@ local vecmath = require "esper.vecmath"
 
 local M = {}
 local PIECE = 512
+local WORK, LONGEST, UNKNOWN = 16384, 256, 32 -- elements read per tile; positions per tile at most, and when extents are symbols
 
 local function lane_max(b, v)
   if b.lanes == 1 then return v end
@@ -186,6 +187,28 @@ function M.clear(k, kind, into, n)
   else
     k:line("for (long %s = 0; %s < %s; %s++) %s[%s] = 0;", i, i, n, i, into, i)
   end
+end
+
+--- Divides n elements of `array` by `count` (C expression, long); NaN when count <= 0.
+function M.divide(k, array, n, count, dtype)
+  local i, by = k:name("i"), k:name("by")
+  k:line("%s %s = %s > 0 ? %s : 0;", k:ctype(dtype), by, count, count)
+  k:line("for (long %s = 0; %s < %s; %s++) %s[%s] = %s > 0 ? %s[%s] / %s : 0 / %s;",
+    i, i, n, i, array, i, by, array, i, by, by)
+end
+
+--- Strides, in `space`, of an array over the kept positions.
+function M.over_kept(k, space, kept)
+  local strides, packed = {}, k:contiguous(pick(space, kept))
+  for axis = 1, #space do strides[axis] = k.dims:const(0) end
+  for i, axis in ipairs(kept) do strides[axis] = packed[i] end
+  return strides
+end
+
+--- How many kept positions a tile takes when each folds `terms` (dim) elements: a constant, by shape alone.
+function M.outputs_per_tile(k, terms)
+  local known = k.dims:value(terms)
+  return known and math.max(1, math.min(LONGEST, math.floor(WORK / math.max(known, 1)))) or UNKNOWN
 end
 
 return M

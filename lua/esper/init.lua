@@ -28,8 +28,9 @@ local session = {}
 function M.pool()
   if session.pool == nil then
     local threads = session.threads or options().threads
-    local pool = C.es_pool_new(threads, fresh())
-    session.pool = pool ~= nil and native.gc(pool, C.es_pool_release) or false
+    local pool = native.new("es_pool *[1]")
+    local ok = C.es_pool_new(threads, pool, fresh()) == 0 and pool[0] ~= nil
+    session.pool = ok and native.gc(pool[0], C.es_pool_release) or false
   end
   return session.pool or nil
 end

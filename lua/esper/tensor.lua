@@ -10,6 +10,7 @@
 -- Owner: the tensor owns its memory. Thread: one at a time.
 
 local native = require "esper.native"
+local C = native.C
 
 local M = {}
 local Tensor = {}
@@ -25,22 +26,27 @@ end
 
 function M.is(value) return getmetatable(value) == Tensor end
 
+--- Takes over memory from C (es_alloc) as a tensor.
+function M.adopt(memory, dtype, shape)
+  local count = product(shape)
+  return setmetatable({ dtype = dtype, shape = { unpack(shape) }, count = count, bytes = count * native.dtypebytes[dtype],
+    owner = native.gc(memory, C.es_free), data = native.cast(CTYPE[dtype], memory) }, Tensor)
+end
+
 function M.new(dtype, shape)
   local bytes = native.dtypebytes[dtype]
   if not bytes then error("no dtype '" .. tostring(dtype) .. "'; there are f32 f64 i32 i64 u8 bool", 2) end
   local count = product(shape)
   if not (count >= 0 and count <= 2 ^ 40) then error("a tensor of " .. tostring(count) .. " elements is over the limit 2^40", 2) end
-  local memory = native.C.es_alloc(math.max(1, count * bytes))
+  local memory = C.es_alloc(math.max(1, count * bytes))
   if memory == nil then error(("no memory for a tensor of %.0f bytes"):format(count * bytes), 2) end
-  local owner = native.gc(memory, native.C.es_free)
-  return setmetatable({ dtype = dtype, shape = { unpack(shape) }, count = count, bytes = count * bytes, owner = owner,
-    data = native.cast(CTYPE[dtype], memory) }, Tensor)
+  return M.adopt(memory, dtype, shape)
 end
 
 --- Draws of one kind (sample.h: normal wide tiny special positive near_one small index coin).
 function M.sample(kind, dtype, shape, seed, stream, lo, hi)
   local t = M.new(dtype, shape)
-  if native.C.es_sample_fill(native.sample[kind], native.dtype[dtype], seed, stream or 0, lo or 0, hi or 100, t.count,
+  if C.es_sample_fill(native.sample[kind], native.dtype[dtype], seed, stream or 0, lo or 0, hi or 100, t.count,
       t.data, native.fresh()) ~= 0 then
     return native.failure()
   end
@@ -91,6 +97,22 @@ function Tensor:raw() return native.string(self.owner, self.bytes) end
 
 function Tensor.__eq(a, b)
   return a.dtype == b.dtype and table.concat(a.shape, ",") == table.concat(b.shape, ",") and a:raw() == b:raw()
+end
+
+--- A tensor from a .npy file | nil, message, status.
+function M.load(path)
+  local head, data = native.new("es_npy"), native.new("void *[1]")
+  if C.es_npy_read(path, head, data, native.fresh()) ~= 0 then return native.failure() end
+  local shape, dtype = {}, native.dtypename[head.dtype]
+  for i = 1, head.rank do shape[i] = tonumber(head.shape[i - 1]) end
+  return M.adopt(data[0], dtype, shape)
+end
+
+--- Writes a .npy file, replacing what is there: true | nil, message, status.
+function Tensor:save(path)
+  local shape = native.new("int64_t[8]", self.shape)
+  if C.es_npy_write(path, native.dtype[self.dtype], #self.shape, shape, self.data, native.fresh()) ~= 0 then return native.failure() end
+  return true
 end
 
 local function number(self, i)

@@ -150,12 +150,12 @@ function M.sigmoid(b, x)
   return b:div(b:select(b:lt(x, b:splat(0)), e, one), b:add(one, e))
 end
 
--- x sigmoid(u) for u of x's sign with |u| >= |x| / 2 where it matters; 0 at -inf.
+-- x sigmoid(u) for u of x's sign with |u| >= |x|. x - x is 0, and at -inf the NaN that the formula gives there.
 local function gated(b, x, u)
   local k = K[b.ftype]
   local p, s = exp_split(b, b:neg(at_most(b, -k.exp_low, b:abs(u))))
   local negative, one = b:lt(u, b:splat(0)), b:splat(1)
-  local top = b:select(negative, b:mul(at_least(b, k.exp_low, x), p), x)
+  local top = b:select(negative, b:fma(at_least(b, k.exp_low, x), p, b:sub(x, x)), x)
   return b:mul(b:div(top, b:fma(p, s, one)), b:select(negative, s, one))
 end
 
@@ -175,7 +175,7 @@ local function mills(b, t)
   return b:div(polynomial(b, q, k.tail), b:add(t, b:splat(1)))
 end
 
--- x Phi(x); Phi(x) = Phi(-|x|) below 0, else 1 - Phi(-|x|). -t^2/2 in two parts: the square of the leading bits is exact.
+-- x Phi(x), NaN at -inf; Phi(x) = Phi(-|x|) below 0, else 1 - Phi(-|x|). -t^2/2 in two parts: the square of the leading bits is exact.
 function M.gelu(b, x)
   local k = K[b.ftype]
   local t = at_most(b, k.tail_end, b:abs(x))
@@ -183,7 +183,7 @@ function M.gelu(b, x)
   local half = b:splat(-0.5)
   local p, s = exp_split(b, b:mul(b:mul(high, high), half), b:mul(b:mul(b:sub(t, high), b:add(t, high)), half))
   p = b:mul(mills(b, t), p)
-  local below = b:mul(b:mul(at_least(b, -k.tail_end, x), p), s)
+  local below = b:mul(b:fma(at_least(b, -k.tail_end, x), p, b:sub(x, x)), s)
   local above = b:mul(x, b:sub(b:splat(1), b:mul(p, s)))
   return b:select(b:lt(x, b:splat(0)), below, above)
 end

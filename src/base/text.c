@@ -33,16 +33,20 @@ void es_text_bytes(es_text *text, const void *bytes, size_t length) {
 
 void es_text_add(es_text *text, const char *fmt, ...) {
   va_list list, again;
+  if (!reserve(text, 64)) return; /* mostly enough, so that one pass does */
   va_start(list, fmt);
   va_copy(again, list);
-  int want = vsnprintf(NULL, 0, fmt, list);
+  size_t spare = text->room - text->length;
+  int want = vsnprintf(text->bytes + text->length, spare, fmt, list);
   va_end(list);
   if (want < 0) text->failed = true;
+  else if ((size_t)want < spare) text->length += (size_t)want;
   else if (reserve(text, (size_t)want)) {
     vsnprintf(text->bytes + text->length, (size_t)want + 1, fmt, again);
     text->length += (size_t)want;
   }
   va_end(again);
+  if (text->bytes) text->bytes[text->length] = 0; /* also when memory ran out in the second step */
 }
 
 /* The C locale; glibc and musl hand out a static object for it, so it is never freed. */

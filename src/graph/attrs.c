@@ -52,7 +52,7 @@ static esper_status fix_number(es_shaper *s, const char *what, double *number) {
 
 static esper_status fix_dim(es_shaper *s, const char *what, es_dim d) {
   if (d >= 0 && d < es_dims_count(s->dims)) return ESPER_OK;
-  if (d == ES_NO_DIM) return es_refuse(s, ESPER_ELIMIT, "%s overflows or is too long an expression", what);
+  if (d == ES_NO_DIM) return es_refuse_dim(s, what);
   return es_refuse(s, ESPER_EARG, "%s is dimension %d, which this graph does not have", what, (int)d);
 }
 

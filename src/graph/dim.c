@@ -6,13 +6,18 @@
 
 /* ---- table ---- */
 
-static bool grow(void **array, int32_t *room, int32_t count, size_t size, int32_t most) {
+static bool starve(es_dims *dims) {
+  dims->starved = true;
+  return false;
+}
+
+static bool grow(es_dims *dims, void **array, int32_t *room, int32_t count, size_t size, int32_t most) {
   if (count < *room) return true;
   if (count >= most) return false;
   int32_t want = *room ? *room * 2 : 32;
   if (want > most) want = most;
   void *bigger = es_realloc(*array, (size_t)want * size);
-  if (!bigger) return false;
+  if (!bigger) return starve(dims);
   *array = bigger;
   *room = want;
   return true;
@@ -24,7 +29,8 @@ es_dims *es_dims_new(void) {
   atomic_init(&dims->references, 1);
   dims->slot_count = 64;
   dims->slots = es_alloc_array(64, sizeof *dims->slots);
-  if (dims->slots) return dims;
+  bool fits = dims->slots && grow(dims, (void **)&dims->terms, &dims->term_room, 0, sizeof *dims->terms, 32);
+  if (fits) return dims; /* terms is never NULL, though the constant 0 has none */
   es_dims_release(dims);
   return NULL;
 }
@@ -78,7 +84,7 @@ static int32_t find_slot(const es_dims *dims, const es_term *terms, int32_t coun
 
 static bool widen_slots(es_dims *dims) {
   int32_t *slots = es_alloc_array((size_t)dims->slot_count * 2, sizeof *slots);
-  if (!slots) return false;
+  if (!slots) return starve(dims);
   es_free(dims->slots);
   dims->slots = slots;
   dims->slot_count *= 2;
@@ -90,9 +96,9 @@ static bool widen_slots(es_dims *dims) {
 es_dim es_poly_intern(es_dims *dims, const es_poly *poly) {
   int32_t slot = find_slot(dims, poly->terms, poly->count);
   if (dims->slots[slot]) return dims->slots[slot] - 1;
-  if (!grow((void **)&dims->spans, &dims->room, dims->count, sizeof *dims->spans, ES_DIMS_MAX)) return ES_NO_DIM;
+  if (!grow(dims, (void **)&dims->spans, &dims->room, dims->count, sizeof *dims->spans, ES_DIMS_MAX)) return ES_NO_DIM;
   while (dims->term_room < dims->term_count + poly->count)
-    if (!grow((void **)&dims->terms, &dims->term_room, dims->term_room, sizeof *dims->terms, ES_DIMS_MAX * 4))
+    if (!grow(dims, (void **)&dims->terms, &dims->term_room, dims->term_room, sizeof *dims->terms, ES_DIMS_MAX * 4))
       return ES_NO_DIM;
   if ((dims->count + 1) * 2 > dims->slot_count) {
     if (!widen_slots(dims)) return ES_NO_DIM;
@@ -213,7 +219,7 @@ static int32_t floor_atom(es_dims *dims, const es_poly *inner_poly, int64_t by) 
   if (inner == ES_NO_DIM) return -1;
   for (int32_t i = 0; i < dims->atom_count; i++)
     if (dims->atoms[i].symbol < 0 && dims->atoms[i].inner == inner && dims->atoms[i].by == by) return i;
-  if (!grow((void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms, ES_ATOMS_MAX)) return -1;
+  if (!grow(dims, (void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms, ES_ATOMS_MAX)) return -1;
   int32_t depth = 1 + deepest(dims, inner_poly);
   if (depth > ES_FLOOR_DEPTH_MAX) return -1;
   const es_term *only = inner_poly->terms;
@@ -222,6 +228,7 @@ static int32_t floor_atom(es_dims *dims, const es_poly *inner_poly, int64_t by) 
   if (!bare) es_text_bytes(&text, "(", 1);
   es_poly_print(dims, inner_poly->terms, inner_poly->count, &text);
   es_text_add(&text, "%s//%lld", bare ? "" : ")", (long long)by);
+  dims->starved |= text.failed;
   if (text.length > ES_ATOM_TEXT_MAX) text.failed = true;
   char *taken = es_text_take(&text);
   if (!taken) return -1;
@@ -324,13 +331,16 @@ int32_t es_symbol_atom(es_dims *dims, const char *name, size_t length) {
     if (strncmp(dims->symbols[i].name, name, length) == 0 && !dims->symbols[i].name[length])
       return dims->symbols[i].atom;
   if (dims->symbol_count == ES_SYMBOLS_MAX ||
-      !grow((void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms, ES_ATOMS_MAX))
+      !grow(dims, (void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms, ES_ATOMS_MAX))
     return -1;
   es_symbol *symbol = &dims->symbols[dims->symbol_count];
   *symbol = (es_symbol){ .max = INT64_C(1) << 20, .atom = dims->atom_count };
   memcpy(symbol->name, name, length);
   char *text = es_strdup(symbol->name);
-  if (!text) return -1;
+  if (!text) {
+    dims->starved = true;
+    return -1;
+  }
   dims->atoms[dims->atom_count] = (es_atom){ .symbol = dims->symbol_count++, .inner = ES_NO_DIM, .text = text };
   es_atom_bounds(dims, dims->atom_count);
   return dims->atom_count++;
@@ -391,6 +401,7 @@ bool es_dim_is_symbol(const es_dims *dims, es_dim d, int32_t *index) {
 }
 
 int32_t es_dims_count(const es_dims *dims) { return dims->count; }
+bool es_dims_starved(const es_dims *dims) { return dims->starved; }
 int32_t es_symbol_count(const es_dims *dims) { return dims->symbol_count; }
 
 const char *es_symbol_name(const es_dims *dims, int32_t index) {

@@ -39,6 +39,7 @@ void es_dim_bounds(const es_dims *dims, es_dim d, int64_t *min, int64_t *max);
 void es_dim_symbols(const es_dims *dims, es_dim d, int32_t *order, int32_t *count);
 
 int32_t es_dims_count(const es_dims *dims);   /* handles so far */
+bool es_dims_starved(const es_dims *dims);    /* memory ran out once: why a result may be ES_NO_DIM */
 int32_t es_symbol_count(const es_dims *dims); /* symbols, in order of first use */
 const char *es_symbol_name(const es_dims *dims, int32_t index);
 void es_symbol_range(const es_dims *dims, int32_t index, int64_t *min, int64_t *max);

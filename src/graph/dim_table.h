@@ -52,6 +52,7 @@ typedef struct es_symbol {
 typedef struct es_span { int32_t first, count; } es_span; /* terms of one dimension */
 
 struct es_dims {
+  bool starved;              /* an allocation failed */
   atomic_int references;     /* plans of several threads may hold one finished table */
   es_symbol symbols[ES_SYMBOLS_MAX];
   int32_t symbol_count;

@@ -23,6 +23,11 @@ esper_status es_refuse(es_shaper *s, esper_status status, const char *fmt, ...) 
                  body);
 }
 
+esper_status es_refuse_dim(es_shaper *s, const char *what) {
+  if (es_dims_starved(s->dims)) return es_refuse(s, ESPER_ENOMEM, "no memory for %s", what);
+  return es_refuse(s, ESPER_ELIMIT, "%s overflows or is too long an expression", what);
+}
+
 static const char *keep(es_shaper *s, es_text *text) {
   char *buffer = s->buffers[s->turn++ % 6];
   snprintf(buffer, sizeof s->buffers[0], "%s", text->failed ? "?" : text->bytes);
@@ -113,7 +118,7 @@ static esper_status check_extents(es_shaper *s) {
   bool empty = false, constant = true;
   for (int i = 0; i < node->rank; i++) {
     if (node->shape[i] == ES_NO_DIM)
-      return es_refuse(s, ESPER_ELIMIT, "axis %d of the result overflows or is too long an expression", i);
+      return es_refuse_dim(s, "an axis of the result");
     es_dim_bounds(s->dims, node->shape[i], &least, &most);
     if (most < 0)
       return es_refuse(s, ESPER_ESHAPE, "axis %d of the result would be %s, below 0 for every size", i,

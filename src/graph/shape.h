@@ -28,6 +28,9 @@ esper_status es_refuse(es_shaper *s, esper_status status, const char *fmt, ...) 
 const char *es_show(es_shaper *s, const es_node *node);   /* "f32[batch, 3]"; lives until six more were shown */
 const char *es_show_dim(es_shaper *s, es_dim d);
 
+/* The dimension `what` is ES_NO_DIM: too long an expression, an overflow, or no memory. */
+esper_status es_refuse_dim(es_shaper *s, const char *what);
+
 esper_status es_attrs_normalise(es_shaper *s);
 /* Everything about a node that follows from its op, inputs (all below `limit`) and attributes. */
 esper_status es_node_infer(const es_graph *graph, es_node *node, es_id limit, es_error *err);

@@ -66,7 +66,7 @@ typedef struct window { int64_t kernel, stride, pad, dilation; } window;
 static esper_status slide(es_shaper *s, es_dim extent, const window *w, const char *what, es_dim *out) {
   int64_t least, most; /* all four are at most 2^20, so nothing here overflows */
   es_dim room = es_dim_add(s->dims, extent, es_dim_const(s->dims, 2 * w->pad - w->dilation * (w->kernel - 1) - 1));
-  if (room == ES_NO_DIM) return es_refuse(s, ESPER_ELIMIT, "%s of x is too large", what);
+  if (room == ES_NO_DIM) return es_refuse_dim(s, what);
   es_dim_bounds(s->dims, room, &least, &most);
   if (most < 0)
     return es_refuse(s, ESPER_ESHAPE, "%s of x is %s, with padding %lld on both sides smaller than the window of %lld",

@@ -16,9 +16,7 @@ esper_status es_shape_reshape(es_shaper *s) {
   es_dim have = element_count(s, s->in[0]->shape, s->in[0]->rank), want = element_count(s, node->d, node->nd);
   node->rank = (uint8_t)node->nd;
   memcpy(node->shape, node->d, sizeof node->shape);
-  if (have == ES_NO_DIM || want == ES_NO_DIM)
-    return es_refuse(s, ESPER_ELIMIT, "the number of elements of %s or %s overflows", es_show(s, s->in[0]),
-                     es_show(s, node));
+  if (have == ES_NO_DIM || want == ES_NO_DIM) return es_refuse_dim(s, "the number of elements");
   if (have == want) return ESPER_OK;
   return es_refuse(s, ESPER_ESHAPE, "%s has %s elements but %s has %s; a reshape keeps the number for every size",
                    es_show(s, s->in[0]), es_show_dim(s, have), es_show(s, node), es_show_dim(s, want));

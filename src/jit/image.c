@@ -1,6 +1,7 @@
-/* Executable images: bytes sealed against writing, then mapped read+execute, counted. Between elf.c and the kernels.
- * Invariant: no page of an image is ever writable and executable; the memfd takes its bytes by write(), is sealed, and
- * the shared mapping of a sealed file cannot be made writable later. */
+/* Executable images: bytes sealed against writing, then mapped read+execute, counted. Between elf.c
+ * and the kernels.
+ * Invariant: no page of an image is ever writable and executable; the memfd takes its bytes by
+ * write(), is sealed, and the shared mapping of a sealed file cannot be made writable later. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -19,13 +20,14 @@
 
 struct es_code {
   atomic_int references;
-  void *base;        /* the mapping */
-  es_layout layout;  /* its functions; bytes were dropped once mapped */
+  void *base;       /* the mapping */
+  es_layout layout; /* its functions; bytes were dropped once mapped */
 };
 
 static int new_file(void) {
   int file = memfd_create("esper-code", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-  if (file < 0 && errno == EINVAL) file = memfd_create("esper-code", MFD_CLOEXEC | MFD_ALLOW_SEALING); /* before 6.3 */
+  if (file < 0 && errno == EINVAL)
+    file = memfd_create("esper-code", MFD_CLOEXEC | MFD_ALLOW_SEALING); /* before 6.3 */
   return file;
 }
 
@@ -40,10 +42,12 @@ static bool write_all(int file, const uint8_t *bytes, size_t length) {
   return true;
 }
 
-/* Kernels before 6.7 refuse shared maps of a write-sealed file; a private one is not writable either, only less final. */
+/* Kernels before 6.7 refuse shared maps of a write-sealed file; a private one is not writable
+ * either, only less final. */
 static void *map(int file, size_t length) {
   void *base = mmap(NULL, length, PROT_READ | PROT_EXEC, MAP_SHARED, file, 0);
-  if (base == MAP_FAILED && errno == EPERM) base = mmap(NULL, length, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+  if (base == MAP_FAILED && errno == EPERM)
+    base = mmap(NULL, length, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
   return base;
 }
 
@@ -64,8 +68,8 @@ static esper_status seal_and_map(const es_layout *layout, void **base, es_error 
   int code = errno;
   if (file >= 0) close(file);
   if (*base != MAP_FAILED) return ESPER_OK;
-  return es_fail(err, code == ENOMEM ? ESPER_ENOMEM : ESPER_EIO, "%zu bytes of code: %s failed: %s", layout->length,
-                 what, strerror(code));
+  return es_fail(err, code == ENOMEM ? ESPER_ENOMEM : ESPER_EIO, "%zu bytes of code: %s failed: %s",
+                 layout->length, what, strerror(code));
 }
 
 esper_status es_code_load(const void *object, size_t length, es_code **out, es_error *err) {

@@ -1,7 +1,9 @@
-/* C text -> ELF object, by libtcc. The only file that includes libtcc.h. Between the unit and the loader (elf.c).
- * Invariants: libtcc never makes executable memory here (output type OBJ, never tcc_relocate), sees no file and no
- * directory (-nostdlib -nostdinc, text from memory), and runs under one lock, since it keeps globals of its own, and
- * in the C locale, since it reads numbers with strtod and the host may use a decimal comma. */
+/* C text -> ELF object, by libtcc. The only file that includes libtcc.h. Between the unit and the
+ * loader (elf.c).
+ * Invariants: libtcc never makes executable memory here (output type OBJ, never tcc_relocate), sees
+ * no file and no directory (-nostdlib -nostdinc, text from memory), and runs under one lock, since it
+ * keeps globals of its own, and in the C locale, since it reads numbers with strtod and the host may
+ * use a decimal comma. */
 #include <errno.h>
 #include <libtcc.h>
 #include <locale.h>
@@ -25,12 +27,15 @@ static void collect(void *user, const char *message) {
   if (first->text[0] == 0) snprintf(first->text, sizeof first->text, "%s", message);
 }
 
-/* libtcc writes objects to a file by name only: `file` is memory, reached through its name under /proc. */
-static esper_status write_object(TCCState *state, int file, const diagnostic *first, es_error *err) {
+/* libtcc writes objects to a file by name only: `file` is memory, reached through its name under
+ * /proc. */
+static esper_status write_object(TCCState *state, int file, const diagnostic *first,
+                                 es_error *err) {
   char path[40];
   snprintf(path, sizeof path, "/proc/self/fd/%d", file);
   if (tcc_output_file(state, path) == 0) return ESPER_OK;
-  return es_fail(err, ESPER_ECOMPILE, "libtcc wrote no object: %s", first->text[0] ? first->text : "it does not say why");
+  return es_fail(err, ESPER_ECOMPILE, "libtcc wrote no object: %s",
+                 first->text[0] ? first->text : "it does not say why");
 }
 
 static esper_status read_object(int file, es_text *object, es_error *err) {
@@ -39,10 +44,14 @@ static esper_status read_object(int file, es_text *object, es_error *err) {
     return es_fail(err, ESPER_ECOMPILE, "libtcc wrote an empty object; is /proc mounted?");
   size_t size = (size_t)info.st_size;
   void *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
-  if (bytes == MAP_FAILED) return es_fail(err, ESPER_ENOMEM, "object of %zu bytes cannot be mapped: %s", size, strerror(errno));
+  if (bytes == MAP_FAILED)
+    return es_fail(err, ESPER_ENOMEM, "object of %zu bytes cannot be mapped: %s", size,
+                   strerror(errno));
   es_text_bytes(object, bytes, size);
   munmap(bytes, size);
-  return object->failed ? es_fail(err, ESPER_ENOMEM, "out of memory for an object of %zu bytes", size) : ESPER_OK;
+  return object->failed
+             ? es_fail(err, ESPER_ENOMEM, "out of memory for an object of %zu bytes", size)
+             : ESPER_OK;
 }
 
 static esper_status compile(const char *c_text, int file, es_error *err) {
@@ -54,7 +63,8 @@ static esper_status compile(const char *c_text, int file, es_error *err) {
   tcc_set_options(state, "-nostdlib -nostdinc -Werror -Wimplicit-function-declaration");
   esper_status status = ESPER_OK;
   if (tcc_set_output_type(state, TCC_OUTPUT_OBJ) != 0 || tcc_compile_string(state, c_text) != 0)
-    status = es_fail(err, ESPER_ECOMPILE, "libtcc: %s", first.text[0] ? first.text : "compilation failed");
+    status = es_fail(err, ESPER_ECOMPILE, "libtcc: %s",
+                     first.text[0] ? first.text : "compilation failed");
   if (status == ESPER_OK) status = write_object(state, file, &first, err);
   tcc_delete(state);
   return status;
@@ -66,7 +76,8 @@ esper_status es_jit_compile(const char *c_text, es_text *object, es_error *err) 
   locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* a static object, never freed */
   locale_t before = plain ? uselocale(plain) : (locale_t)0;
   pthread_mutex_lock(&lock);
-  esper_status status = plain ? compile(c_text, file, err) : es_fail(err, ESPER_ENOMEM, "no C locale: out of memory");
+  esper_status status =
+      plain ? compile(c_text, file, err) : es_fail(err, ESPER_ENOMEM, "no C locale: out of memory");
   pthread_mutex_unlock(&lock);
   if (plain) uselocale(before);
   if (status == ESPER_OK) status = read_object(file, object, err);

@@ -114,7 +114,7 @@ esper_status es_frame_eval(es_frame *f, const int64_t *symbols, es_error *err) {
   }
   if (!es_dims_eval(dims, symbols, f->values))
     return es_fail(err, ESPER_ELIMIT, "kernel: a dimension exceeds 2^62 for these shapes; give smaller tensors");
-  memmove(f->symbols, symbols, (size_t)f->kernel->symbol_count * sizeof *symbols);
+  for (int32_t i = 0; i < f->kernel->symbol_count; i++) f->symbols[i] = symbols[i];
   return ESPER_OK;
 }
 
@@ -180,7 +180,9 @@ esper_status es_frame_layout(es_frame *f, es_error *err) {
 }
 
 esper_status es_frame_prepare(es_frame *f, const int64_t *symbols, es_error *err) {
-  if (f->valid && memcmp(f->symbols, symbols, (size_t)f->kernel->symbol_count * sizeof *symbols) == 0) return ESPER_OK;
+  bool same = f->valid;
+  for (int32_t i = 0; same && i < f->kernel->symbol_count; i++) same = f->symbols[i] == symbols[i];
+  if (same) return ESPER_OK;
   esper_status status = es_frame_eval(f, symbols, err);
   return status == ESPER_OK ? es_frame_layout(f, err) : status;
 }

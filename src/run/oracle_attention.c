@@ -32,7 +32,7 @@ static int32_t score(const sdpa *s, int64_t mask_at, int64_t i, int64_t j, es_pa
       else if (m.v == 0) state = HIDDEN;
     } else if (state == SEEN) {
       z = es_pair_add(c, z, m);
-      if (m.e == 0 && m.v == -(double)INFINITY && z.v == m.v) state = MASKED;
+      if (m.v == -(double)INFINITY && z.v == m.v && z.e == 0) state = MASKED;
     }
   }
   /* What hides a score may be a selection or an added -inf: they differ on infinities and NaN. */

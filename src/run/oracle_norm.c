@@ -42,11 +42,9 @@ es_spread es_spread_of(const es_case *c, const es_pair *row, int64_t n) {
   return s;
 }
 
-/* x - mean. The form x r - mean r is allowed too, so roundings are of |x| + |mean|. */
-static es_pair centred(const es_case *c, const es_spread *s, es_pair x, int64_t n) {
-  if (n == 1) return (es_pair){ 0, 0 };
-  double e = x.e + s->mean_error, size = fabs(x.v) + fabs(s->mean) + e;
-  return es_settle(c, x.v - s->mean, e + 3 * c->f.u * size);
+/* x - mean within e. The form x r - mean r is allowed too, so roundings are of size >= |x| + |mean|. */
+static es_pair centred(const es_case *c, double difference, double e, double size) {
+  return es_settle(c, difference, e + 3 * c->f.u * size);
 }
 
 /* 1 / sqrt(square / n + eps); the implementation's square is never negative, so its root's operand is never below eps. */
@@ -56,14 +54,19 @@ static es_pair inverse_root(const es_case *c, es_pair square, int64_t n) {
   return es_pair_rsqrt(c, es_pair_add(c, es_mean_of(c, square, n), eps), floor);
 }
 
-/* y w + b for optional operands k and k + 1, element `at`. y w may be folded so that b joins before a cancellation:
- * its roundings are of |b|. */
-static es_pair affine(const es_case *c, es_pair y, int32_t k, int64_t at) {
-  if (k < c->node->nin) y = es_pair_mul(c, y, es_at(c->in[k], at));
-  if (k + 1 >= c->node->nin) return y;
-  es_pair b = es_at(c->in[k + 1], at), z = es_pair_add(c, y, b);
-  if (isfinite(z.v) && y.e > 0) z.e += 2 * c->f.u * fabs(b.v);
-  return z;
+/* d r w + b for optional operands w and b, inputs k and k + 1, element `at`. d = x - mean, size >= |x| + |mean|. It may be
+ * folded to x (r w) + (b - mean r w): then b is rounded before a cancellation, and what is infinite or overflows in a
+ * part need not in the whole. */
+static es_pair affine(const es_case *c, es_pair d, double size, es_pair r, int32_t k, int64_t at) {
+  es_pair w = k < c->node->nin ? es_at(c->in[k], at) : (es_pair){ 1, 0 };
+  es_pair y = es_pair_mul(c, es_pair_mul(c, d, r), w);
+  if (k + 1 < c->node->nin) {
+    es_pair b = es_at(c->in[k + 1], at);
+    y = es_pair_add(c, y, b);
+    if (isfinite(y.v) && d.e > 0) y.e += 2 * c->f.u * fabs(b.v);
+  }
+  bool parts = isfinite(size) ? size * fabs(r.v * w.v) <= c->f.huge : isfinite(w.v);
+  return parts || isnan(y.v) ? y : (es_pair){ y.v, (double)INFINITY };
 }
 
 /* Rows of n contiguous elements; element k of row r takes weight (r mod groups) n/inner + k/inner. */
@@ -76,8 +79,9 @@ static esper_status normalise(const es_case *c, int64_t n, int64_t groups, int64
     es_spread s = es_spread_of(c, row, n);
     es_pair root = s.fate ? fated(s.fate) : inverse_root(c, (es_pair){ s.square, s.square_error }, n);
     for (int64_t k = 0; k < n; k++) {
-      es_pair y = s.fate ? root : es_pair_mul(c, centred(c, &s, row[k], n), root);
-      es_put(c, r * n + k, affine(c, y, 1, r % groups * (n / inner) + k / inner));
+      double e = row[k].e + s.mean_error, size = fabs(row[k].v) + fabs(s.mean) + e;
+      es_pair d = s.fate ? root : n == 1 ? (es_pair){ 0, 0 } : centred(c, row[k].v - s.mean, e, size);
+      es_put(c, r * n + k, affine(c, d, size, root, 1, r % groups * (n / inner) + k / inner));
     }
   }
   es_free(row);
@@ -116,8 +120,7 @@ esper_status es_rule_rms_norm(const es_case *c) {
   return ESPER_OK;
 }
 
-/* (x - mean) s + b with s = w / sqrt(var + eps), or folded to x s + (b - mean s): the form a preceding convolution
- * takes it in. That one rounds |x s|, |mean s| and |b| before they cancel. */
+/* Folded, this is the form a preceding convolution takes it in. */
 esper_status es_rule_batch_norm(const es_case *c) {
   const es_tensor64 *x = c->in[0];
   es_pair eps = es_pair_attr(c, c->node->f[0]);
@@ -126,9 +129,10 @@ esper_status es_rule_batch_norm(const es_case *c) {
   for (int64_t i = 0; i < x->count; i++) {
     int64_t channel = i / inner % x->shape[1];
     es_pair v = es_at(x, i), mean = es_at(c->in[1], channel), d = es_pair_sub(c, v, mean);
-    if (isfinite(d.v)) d.e += 3 * c->f.u * (fabs(v.v) + v.e + fabs(mean.v) + mean.e);
+    double size = fabs(v.v) + v.e + fabs(mean.v) + mean.e;
+    if (isfinite(d.v)) d = centred(c, d.v, v.e + mean.e, size);
     es_pair root = es_pair_rsqrt(c, es_pair_add(c, es_at(c->in[2], channel), eps), 0);
-    es_put(c, i, affine(c, es_pair_mul(c, d, root), 3, channel));
+    es_put(c, i, affine(c, d, size, root, 3, channel));
   }
   return ESPER_OK;
 }

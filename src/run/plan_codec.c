@@ -200,6 +200,15 @@ static void get_slots(reader *r, es_plan *plan) {
   }
 }
 
+/* Whether the table encodes to just these bytes: its own decoder takes more than one spelling of a number. */
+static bool is_canonical(const es_dims *dims, const uint8_t *bytes, size_t length) {
+  es_text again = { 0 };
+  es_dims_encode(dims, &again);
+  bool same = !again.failed && again.length == length && memcmp(again.bytes, bytes, length) == 0;
+  es_text_clear(&again);
+  return same;
+}
+
 /* Magic, version and the dims table; NULL on failure. */
 static es_plan *get_head(reader *r) {
   if (get_u32(r) != MAGIC) stop(r, ESPER_ECORRUPT, "not a plan");
@@ -215,7 +224,7 @@ static es_plan *get_head(reader *r) {
     stop(r, local.status == ESPER_ENOMEM ? ESPER_ENOMEM : ESPER_ECORRUPT, local.text);
     return NULL;
   }
-  if (used != length) stop(r, ESPER_ECORRUPT, "dims table has bytes behind its end");
+  if (used != length || !is_canonical(dims, r->at, length)) stop(r, ESPER_ECORRUPT, "dims table is not canonical");
   r->at += length;
   es_plan *plan = r->status == ESPER_OK ? es_plan_new(dims) : NULL;
   es_dims_release(dims);

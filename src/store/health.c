@@ -72,19 +72,28 @@ static _Noreturn void examine(const char *directory, const uint8_t *secret, int 
   _exit(written == sizeof found ? 0 : 1);
 }
 
+typedef enum hearing { SPOKE, ENDED, LATE } hearing;
+
 /* Waits until the child has spoken or ended. Not by the end of the pipe alone (another thread's fork may hold it open)
- * and not by waitpid alone (the host may reap our child). */
-static bool listen(pid_t child, int pipe_end, double limit, es_findings *out, int *state) {
+ * and not by waitpid alone (the host may reap our child). *state: as of waitpid, 0 when that is not known. */
+static hearing await(pid_t child, int pipe_end, double limit, es_findings *out, int *state) {
   double end = seconds() + limit;
-  for (bool ended = false;;) {
+  bool reaped = false, ended = false;
+  hearing result = LATE;
+  while (seconds() < end) {
     struct pollfd p = { .fd = pipe_end, .events = POLLIN };
-    if (poll(&p, 1, ended ? 0 : 10) > 0)
-      return (p.revents & POLLIN) && read(pipe_end, out, sizeof *out) == sizeof *out;
-    if (ended) return false;
-    pid_t got = waitpid(child, state, WNOHANG);
-    ended = got == child || (got < 0 && errno == ECHILD && kill(child, 0) < 0);
-    if (seconds() > end) return errno = ETIMEDOUT, false;
+    if (poll(&p, 1, ended ? 0 : 10) > 0) {
+      result = (p.revents & POLLIN) && read(pipe_end, out, sizeof *out) == sizeof *out ? SPOKE : ENDED;
+      break;
+    }
+    result = ended ? ENDED : LATE;
+    if (ended) break;
+    reaped = waitpid(child, state, WNOHANG) == child;
+    ended = reaped || (kill(child, 0) < 0 && errno == ESRCH);
   }
+  if (result == LATE) kill(child, SIGKILL);
+  if (!reaped) while (waitpid(child, state, 0) < 0 && errno == EINTR) {}
+  return result;
 }
 
 static double time_limit(const char *directory) {
@@ -106,18 +115,15 @@ esper_status es_health_examine(const char *directory, const uint8_t secret[ES_SE
     close(ends[0]);
     return es_fail(err, ESPER_EIO, "store %s: cannot start the examination it needs: %s", directory, strerror(reason));
   }
-  errno = 0;
-  bool spoke = listen(child, ends[0], time_limit(directory), out, &state);
-  bool late = !spoke && errno == ETIMEDOUT;
+  hearing heard = await(child, ends[0], time_limit(directory), out, &state);
   close(ends[0]);
-  if (late || spoke) kill(child, SIGKILL); /* it has nothing more to say */
-  if (state == 0) while (waitpid(child, &state, 0) < 0 && errno == EINTR) {}
-  if (late || (!spoke && WIFSIGNALED(state) && WTERMSIG(state) == SIGKILL))
+  int killer = WIFSIGNALED(state) ? WTERMSIG(state) : 0;
+  if (heard == LATE || (heard == ENDED && killer == SIGKILL))
     return es_fail(err, ESPER_EIO, "store %s: its examination %s; try again", directory,
-                   late ? "did not end in time" : "was killed");
-  if (!spoke) {
+                   heard == LATE ? "did not end in time" : "was killed");
+  if (heard == ENDED) {
     out->sound = 0;
-    snprintf(out->text, sizeof out->text, "LMDB died of signal %d on it", WIFSIGNALED(state) ? WTERMSIG(state) : 0);
+    snprintf(out->text, sizeof out->text, "LMDB died of signal %d on it", killer);
   }
   if (out->sound < 0) return es_fail(err, ESPER_EIO, "store %s: cannot be examined: %.150s", directory, out->text);
   return ESPER_OK;

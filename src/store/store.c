@@ -99,7 +99,7 @@ static esper_status open_turn(es_store *store, int fd, es_error *err) {
   if (fresh) fsync(fd); /* names of the new files; LMDB syncs only what is in them */
   if (store->marker >= 0) {
     if (!store->readonly) es_mark_write(store->marker, store->directory, ES_MARK_busy);
-    flock(store->marker, LOCK_SH | LOCK_NB);
+    while (flock(store->marker, LOCK_SH) && errno == EINTR) {}
   }
   if (store->readonly && !store->note[0])
     snprintf(store->note, sizeof store->note, "the directory cannot be written; opened for reading");
@@ -248,6 +248,13 @@ esper_status es_store_delete(es_store *store, const es_hash *key, es_error *err)
   return status;
 }
 
+/* A record that is gone meanwhile, of another version or not authentic is passed over where all are visited. */
+static esper_status pass_over(esper_status status, es_error *err) {
+  if (status != ESPER_ENOTFOUND && status != ESPER_ECORRUPT) return status;
+  if (err) *err = (es_error){ 0 };
+  return ESPER_OK;
+}
+
 esper_status es_store_keys(es_store *store, es_hash **keys, size_t *count, es_error *err) {
   return noted(store, es_env_keys(store->env, ES_TABLE_records, keys, count, err), false);
 }
@@ -264,7 +271,7 @@ esper_status es_store_each(es_store *store, es_store_visit visit, void *user, es
     status = es_store_read(store, &keys[k], false, &record, err);
     if (!status) more = visit(user, &keys[k], &record);
     es_record_free(&record);
-    if (status == ESPER_ENOTFOUND || status == ESPER_ECORRUPT) status = ESPER_OK; /* gone meanwhile, or a miss */
+    status = pass_over(status, err);
   }
   es_free(keys);
   return status;
@@ -318,7 +325,7 @@ esper_status es_store_verify(es_store *store, es_store_report *out, es_error *er
     out->bad += status == ESPER_ECORRUPT;
     out->bytes += (int64_t)record_bytes(&record);
     es_record_free(&record);
-    if (status == ESPER_ENOTFOUND || status == ESPER_ECORRUPT) status = ESPER_OK;
+    status = pass_over(status, err);
   }
   out->quarantined = (int64_t)held_count;
   out->file_bytes = file_size(store);
@@ -364,7 +371,7 @@ esper_status es_store_gc(es_store *store, int64_t older, int64_t limit, int64_t 
     esper_status seen = es_store_read(store, &keys[k], false, &record, err);
     if (seen == ESPER_OK || seen == ESPER_ECORRUPT)
       all[known++] = (aged){ keys[k], seen ? INT64_MIN : record.created, record_bytes(&record) };
-    else if (seen != ESPER_ENOTFOUND) status = seen; /* not found: gone, or of another version of Esper */
+    status = pass_over(seen, err);
     es_record_free(&record);
   }
   if (!status) {

@@ -13,8 +13,8 @@ static bool has_avx2(void) {
 }
 
 static bool has_avx512(void) {
-  return has_avx2() && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() && cpuinfo_has_x86_avx512dq() &&
-         cpuinfo_has_x86_avx512vl();
+  return has_avx2() && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() &&
+         cpuinfo_has_x86_avx512dq() && cpuinfo_has_x86_avx512vl();
 }
 
 static const struct isa {
@@ -28,7 +28,9 @@ static const struct isa {
     [ES_ISA_avx512] = {"avx512", 64, has_avx512, NULL},
 };
 
-static const struct isa *find(int32_t isa) { return isa >= 0 && isa < ES_ISA_COUNT ? &isas[isa] : NULL; }
+static const struct isa *find(int32_t isa) {
+  return isa >= 0 && isa < ES_ISA_COUNT ? &isas[isa] : NULL;
+}
 
 es_isa es_isa_best(void) {
   const char *cap = getenv("ESPER_ISA");
@@ -50,8 +52,11 @@ int32_t es_isa_named(const char *name) {
 bool es_isa_supported(int32_t isa) { return find(isa) && isas[isa].supported(); }
 
 int32_t es_isa_lanes(es_isa isa, int32_t element_bytes) {
-  bool vectors = find((int32_t)isa) && isas[isa].vector_bytes > 0 && (element_bytes == 4 || element_bytes == 8);
+  bool vectors = find((int32_t)isa) && isas[isa].vector_bytes > 0 &&
+                 (element_bytes == 4 || element_bytes == 8);
   return vectors ? isas[isa].vector_bytes / element_bytes : 1;
 }
 
-es_vec_lowering *es_isa_lowering(es_isa isa) { return find((int32_t)isa) ? isas[isa].lowering : NULL; }
+es_vec_lowering *es_isa_lowering(es_isa isa) {
+  return find((int32_t)isa) ? isas[isa].lowering : NULL;
+}

@@ -1,6 +1,6 @@
-/* Builder of vector blocks: checks every instruction as it is appended, keeps the first error, prints the listing.
- * Between the recipes (through lua/esper/vec.lua) and the lowerings.
- * Invariant: once an error is recorded nothing is appended any more, so code[] is always a valid prefix. */
+/* Builder of vector blocks: checks every instruction as it is appended, keeps the first error,
+ * prints the listing. Between the recipes (through lua/esper/vec.lua) and the lowerings.
+ * Invariant: once an error is recorded nothing more is appended, so code[] is a valid prefix. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -16,7 +16,9 @@ static const es_vec_row rows[ES_VEC_COUNT] = {
 };
 static const char *const type_names[] = {"f32", "f64", "i32", "i64", "none"};
 
-const es_vec_row *es_vec_row_of(int32_t op) { return op >= 0 && op < ES_VEC_COUNT ? &rows[op] : NULL; }
+const es_vec_row *es_vec_row_of(int32_t op) {
+  return op >= 0 && op < ES_VEC_COUNT ? &rows[op] : NULL;
+}
 
 es_vec *es_vec_new(es_isa isa, int32_t element_bytes) {
   es_vec *vec = es_alloc(sizeof *vec);
@@ -25,7 +27,8 @@ es_vec *es_vec_new(es_isa isa, int32_t element_bytes) {
   vec->element_bytes = element_bytes;
   vec->lanes = es_isa_lanes(isa, element_bytes);
   if (element_bytes != 4 && element_bytes != 8)
-    es_fail(&vec->error, ESPER_ECOMPILE, "vector block: elements of %d bytes; want 4 or 8", element_bytes);
+    es_fail(&vec->error, ESPER_ECOMPILE, "vector block: elements of %d bytes; want 4 or 8",
+            element_bytes);
   return vec;
 }
 
@@ -38,7 +41,7 @@ void es_vec_free(es_vec *vec) {
 
 const char *es_vec_failure(const es_vec *vec) { return vec->error.text; }
 
-/* --- checks ------------------------------------------------------------------------------------ */
+/* --- checks --- */
 
 static bool is_float(int32_t type) { return type == ES_VEC_f32 || type == ES_VEC_f64; }
 
@@ -52,9 +55,9 @@ static bool converts(int32_t op) { /* the operand is of the other class than the
 }
 
 /* Records "vector block, instruction 12 fma: " and what is wrong. */
-#define REFUSE(vec, op, fmt, ...)                                                                         \
-  es_fail(&(vec)->error, ESPER_ECOMPILE, "vector block, instruction %d %s: " fmt, (vec)->count, rows[op].name, \
-          __VA_ARGS__)
+#define REFUSE(vec, op, fmt, ...)                                                               \
+  es_fail(&(vec)->error, ESPER_ECOMPILE, "vector block, instruction %d %s: " fmt, (vec)->count, \
+          rows[op].name, __VA_ARGS__)
 
 static bool in_scope(const es_vec *vec, const es_vec_register *reg) {
   return reg->depth == 0 || (reg->depth <= vec->depth && vec->loops[reg->depth - 1] == reg->loop);
@@ -66,14 +69,17 @@ static bool check_register(es_vec *vec, int32_t op, int place, int32_t r) {
   if (r < 0 || r >= vec->reg_count) {
     REFUSE(vec, op, "operand %c is %d, which is no register; want a %c register", letter, r, want);
   } else if (vec->reg[r].kind != want) {
-    REFUSE(vec, op, "operand %c is a %c register (%d); want a %c register", letter, vec->reg[r].kind, r, want);
+    REFUSE(vec, op, "operand %c is a %c register (%d); want a %c register", letter,
+           vec->reg[r].kind, r, want);
   } else if (!in_scope(vec, &vec->reg[r])) {
-    REFUSE(vec, op, "operand %c (register %d) was made inside a loop that has ended; set an outer one there", letter, r);
+    REFUSE(vec, op,
+           "operand %c (register %d) was made inside a loop that has ended; set an outer one there",
+           letter, r);
   }
   return vec->error.status == ESPER_OK;
 }
 
-/* The element type of the instruction: as asked, else by the row, else by the first vector operand. */
+/* The element type: as asked, else by the row, else by the first vector operand. */
 static int32_t resolve_type(es_vec *vec, int32_t op, int32_t type, const int32_t *at) {
   char allowed = rows[op].types[0];
   if (type < 0 || type > ES_VEC_none) {
@@ -87,13 +93,15 @@ static int32_t resolve_type(es_vec *vec, int32_t op, int32_t type, const int32_t
       return ES_VEC_none;
     }
     bool floating = allowed == 'f';
-    if (allowed == 'b') floating = is_float(vec->reg[at[first - rows[op].operands]].type) != converts(op);
+    if (allowed == 'b')
+      floating = is_float(vec->reg[at[first - rows[op].operands]].type) != converts(op);
     type = type_of(vec, floating);
   }
   bool fits = allowed == 'b' || (allowed == 'f' ? is_float(type) : !is_float(type));
   bool wide = type == type_of(vec, is_float(type));
   if (allowed == '-' ? type != ES_VEC_none : !fits || !wide)
-    REFUSE(vec, op, "type %s does not suit it in a block of %d-byte elements", type_names[type], vec->element_bytes);
+    REFUSE(vec, op, "type %s does not suit it in a block of %d-byte elements", type_names[type],
+           vec->element_bytes);
   return type;
 }
 
@@ -101,8 +109,8 @@ static void check_types(es_vec *vec, int32_t op, int32_t type, const int32_t *at
   int32_t want = converts(op) ? type_of(vec, !is_float(type)) : type;
   for (int i = 0; rows[op].operands[i] && vec->error.status == ESPER_OK; i++) {
     if (rows[op].operands[i] != 'v' || vec->reg[at[i]].type == want) continue;
-    REFUSE(vec, op, "operand %c (register %d) is %s; want %s", 'a' + i, at[i], type_names[vec->reg[at[i]].type],
-           type_names[want]);
+    REFUSE(vec, op, "operand %c (register %d) is %s; want %s", 'a' + i, at[i],
+           type_names[vec->reg[at[i]].type], type_names[want]);
   }
 }
 
@@ -111,14 +119,22 @@ static void check_constant(es_vec *vec, int32_t op, int64_t k) {
   switch (op) {
     case ES_VEC_g_arg: lo = 0, hi = 4095; break;
     case ES_VEC_g_shrk: lo = 0, hi = 63; break;
-    case ES_VEC_shl: case ES_VEC_shr: case ES_VEC_sar: case ES_VEC_rotl: lo = 0, hi = bits - 1; break;
-    case ES_VEC_splati: if (bits == 32) lo = INT32_MIN, hi = UINT32_MAX; break;
-    case ES_VEC_g_const: case ES_VEC_g_addk: case ES_VEC_g_mulk: break;
+    case ES_VEC_shl:
+    case ES_VEC_shr:
+    case ES_VEC_sar:
+    case ES_VEC_rotl: lo = 0, hi = bits - 1; break;
+    case ES_VEC_splati:
+      if (bits == 32) lo = INT32_MIN, hi = UINT32_MAX;
+      break;
+    case ES_VEC_g_const:
+    case ES_VEC_g_addk:
+    case ES_VEC_g_mulk: break;
     case ES_VEC_note: lo = 0, hi = INT32_MAX; break;
     default: lo = INT32_MIN, hi = INT32_MAX; /* byte offsets: what an x86 address can hold */
   }
   if (k < lo || k > hi)
-    REFUSE(vec, op, "constant %" PRId64 " is out of range; want %" PRId64 " to %" PRId64, k, lo, hi);
+    REFUSE(vec, op, "constant %" PRId64 " is out of range; want %" PRId64 " to %" PRId64, k, lo,
+           hi);
 }
 
 static void check_nesting(es_vec *vec, int32_t op) {
@@ -127,7 +143,7 @@ static void check_nesting(es_vec *vec, int32_t op) {
   if (op == ES_VEC_end && vec->depth == 0) REFUSE(vec, op, "%s", "no loop is open");
 }
 
-/* --- appending --------------------------------------------------------------------------------- */
+/* --- appending --- */
 
 /* Room for one more item, growing by doubling; false when memory ran out. */
 static bool reserve(void **items, int32_t count, int32_t *room, size_t size) {
@@ -142,7 +158,8 @@ static bool reserve(void **items, int32_t count, int32_t *room, size_t size) {
 
 static int32_t new_register(es_vec *vec, char kind, int32_t type) {
   es_vec_register *reg = &vec->reg[vec->reg_count];
-  *reg = (es_vec_register){.kind = kind, .type = (int8_t)(kind == 'v' ? type : ES_VEC_none), .made = vec->count};
+  *reg = (es_vec_register){
+      .kind = kind, .type = (int8_t)(kind == 'v' ? type : ES_VEC_none), .made = vec->count};
   reg->depth = (int8_t)vec->depth;
   reg->loop = vec->depth > 0 ? vec->loops[vec->depth - 1] : -1;
   return vec->reg_count++;
@@ -166,11 +183,12 @@ static int32_t append(es_vec *vec, const es_vec_code *code) {
   return new->result < 0 ? 0 : new->result;
 }
 
-int32_t es_vec_emit(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int32_t c, int32_t d, int32_t e,
-                    int64_t k, double n) {
+int32_t es_vec_emit(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int32_t c,
+                    int32_t d, int32_t e, int64_t k, double n) {
   if (vec->error.status != ESPER_OK) return -1;
   if (!es_vec_row_of(op)) {
-    es_fail(&vec->error, ESPER_ECOMPILE, "vector block, instruction %d: op %d is not in vec.def", vec->count, op);
+    es_fail(&vec->error, ESPER_ECOMPILE, "vector block, instruction %d: op %d is not in vec.def",
+            vec->count, op);
     return -1;
   }
   const char *operands = rows[op].operands;
@@ -192,7 +210,7 @@ int32_t es_vec_emit(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b,
   return vec->error.status == ESPER_OK ? append(vec, &code) : -1;
 }
 
-/* --- out --------------------------------------------------------------------------------------- */
+/* --- out --- */
 
 static void print_code(const es_vec *vec, const es_vec_code *code, es_text *out) {
   const char *separator = " ";
@@ -201,15 +219,19 @@ static void print_code(const es_vec *vec, const es_vec_code *code, es_text *out)
   if (code->type != ES_VEC_none) es_text_add(out, ".%s", type_names[code->type]);
   for (int i = 0; rows[code->op].operands[i]; i++, separator = ", ") {
     char letter = rows[code->op].operands[i];
-    if (letter == 'k') es_text_add(out, "%s%" PRId64, separator, code->k);
-    else if (letter == 'n') es_text_add(out, "%s", separator), es_text_number(out, code->n);
-    else es_text_add(out, "%s%c%d", separator, letter, code->at[i]);
+    if (letter == 'k')
+      es_text_add(out, "%s%" PRId64, separator, code->k);
+    else if (letter == 'n')
+      es_text_add(out, "%s", separator), es_text_number(out, code->n);
+    else
+      es_text_add(out, "%s%c%d", separator, letter, code->at[i]);
   }
   es_text_add(out, "\n");
 }
 
 void es_vec_print(const es_vec *vec, es_text *out) {
-  es_text_add(out, "block %s, %d lanes of %d bytes\n", es_isa_name(vec->isa), vec->lanes, vec->element_bytes);
+  es_text_add(out, "block %s, %d lanes of %d bytes\n", es_isa_name(vec->isa), vec->lanes,
+              vec->element_bytes);
   int depth = 1;
   for (int32_t i = 0; i < vec->count; i++) {
     if (vec->code[i].op == ES_VEC_end) depth--;
@@ -232,14 +254,19 @@ static bool is_identifier(const char *name) {
 esper_status es_vec_lower(es_vec *vec, const char *name, es_text *out, es_error *err) {
   if (vec->error.status != ESPER_OK) return es_fail(err, vec->error.status, "%s", vec->error.text);
   if (vec->depth > 0)
-    return es_fail(err, ESPER_ECOMPILE, "vector block: %d loops are still open (the innermost from instruction %d); "
-                   "want an end for each", vec->depth, vec->loops[vec->depth - 1]);
-  if (!is_identifier(name)) return es_fail(err, ESPER_EARG, "vector block: \"%s\" is no C name", name ? name : "");
+    return es_fail(err, ESPER_ECOMPILE,
+                   "vector block: %d loops are still open (the innermost from instruction %d); "
+                   "want an end for each",
+                   vec->depth, vec->loops[vec->depth - 1]);
+  if (!is_identifier(name))
+    return es_fail(err, ESPER_EARG, "vector block: \"%s\" is no C name", name ? name : "");
   es_vec_lowering *lower = es_isa_lowering(vec->isa);
   if (!lower)
-    return es_fail(err, ESPER_ECOMPILE, "vector block: no lowering for isa %s; es_isa_best() names one that has",
+    return es_fail(err, ESPER_ECOMPILE,
+                   "vector block: no lowering for isa %s; es_isa_best() names one that has",
                    es_isa_name(vec->isa));
   esper_status status = lower(vec, name, out, err);
-  if (status == ESPER_OK && out->failed) status = es_fail(err, ESPER_ENOMEM, "vector block: out of memory");
+  if (status == ESPER_OK && out->failed)
+    status = es_fail(err, ESPER_ENOMEM, "vector block: out of memory");
   return status;
 }
