@@ -85,6 +85,51 @@ endif
 $(BUILD)/libesper_torch.so: src/torch/shim.cpp src/torch/torch.h src/graph/graph.h src/graph/ops.def
 	$(CXX) -std=c++17 -O1 -fPIC -fvisibility=hidden -Isrc $(TORCH_INC) -shared -o $@ $< $(TORCH_LIB) -ltorch -ltorch_cpu -lc10
 
+# --- use, test, check ------------------------------------------------------------------------------
+demo: deps ## compile, prove and run the whole catalogue, from a bare clone
+	@$(MAKE) --no-print-directory all
+	@$(BUILD)/esper demo
+test: deps ## run every spec, from a bare clone
+	@$(MAKE) --no-print-directory all $(STRESS)
+	@spec/run.sh
+lint: ## dependency directions, completeness of ops, sizes, shell syntax
+	@luajit spec/lint.lua
+	@for f in spec/*.sh src/bind/*.sh .ci/run; do bash -n $$f || exit 1; done
+
+STRESS := $(patsubst spec/stress/%.c,$(BUILD)/stress/%,$(wildcard spec/stress/*.c))
+$(BUILD)/stress/%: spec/stress/%.c $(BUILD)/libesper.a
+	@mkdir -p $(@D)
+	$(CC) $(BASE) $(CFLAGS) -o $@ $< $(BUILD)/libesper.a $(LIBS)
+
+ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+asan: ## build with ASan and UBSan and run the specs that reach every C file
+	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS="$(ASAN)" build/asan/esper_native.so build/asan/esper
+	@spec/asan.sh
+valgrind: all ## memcheck over compiles and runs on the scalar target
+	@spec/valgrind.sh
+soak: all $(STRESS) ## the long versions of the stress tests (minutes to hours: SOAK=10 multiplies)
+	@spec/soak.sh
+bench: all ## time compiling and running
+	@luajit bench/compile.lua
+docs: all ## write the generated pages of docs/
+	@ESPER_LUA_DIR=$(CURDIR) $(BUILD)/esper help > /dev/null && luajit docs/generate.lua
+
+install: all ## header, libraries, command, pkg-config, man page, completion into PREFIX
+	install -d $(DESTDIR)$(PREFIX)/{bin,lib/pkgconfig,include,share/man/man1,share/bash-completion/completions}
+	install -m 644 src/esper.h $(DESTDIR)$(PREFIX)/include/
+	install -m 755 $(BUILD)/esper $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(BUILD)/libesper.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(BUILD)/libesper.so $(DESTDIR)$(PREFIX)/lib/libesper.so.$(VERSION)
+	ln -sf libesper.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libesper.so.$(MAJOR)
+	ln -sf libesper.so.$(MAJOR) $(DESTDIR)$(PREFIX)/lib/libesper.so
+	install -m 755 $(BUILD)/libesper_torch.so $(DESTDIR)$(PREFIX)/lib/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LIBS)|' docs/esper.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/esper.pc
+	sed 's|@VERSION@|$(VERSION)|' docs/esper.1.in > $(DESTDIR)$(PREFIX)/share/man/man1/esper.1
+	install -m 644 docs/esper.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/esper
+uninstall: ## remove what install wrote
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/esper include/esper.h lib/libesper.a lib/libesper.so* lib/libesper_torch.so \
+	  lib/pkgconfig/esper.pc share/man/man1/esper.1 share/bash-completion/completions/esper
+
 clean: ## remove what was built
 	rm -rf $(BUILD)
 help: ## this list

@@ -13,6 +13,7 @@
 -- Where neighbouring kept positions lie side by side in memory, vectors run along them ("across"); else along the reduced axes.
 
 local chain = require "esper.emit_chain"
+local stages = require "esper.emit_stage"
 local vecmath = require "esper.vecmath"
 
 local M = {}
@@ -41,7 +42,7 @@ end
 local function operands_over(k, plan, axes, at)
   local list = {}
   for i in ipairs(plan.sources) do
-    local operand = plan:operand(i)
+    local operand = chain.operand(k, plan, i)
     operand.strides = pick(operand.strides, axes)
     if at then operand.at, operand.offset, operand.minus = at(i), nil, nil end
     list[i] = operand
@@ -71,30 +72,30 @@ local function call_along(k, plan, spec, run, into)
     operands[i] = { ptr = run[i].ptr, step = run[i].step, dtype = source.dtype }
   end
   k:call(k:block(function(b)
-    local bound, advance, fixed = chain.bind(k, b, operands, 2), {}, {}
+    local bound, advance, fixed = stages.bind(k, b, operands, 2), {}, {}
     for i, operand in ipairs(bound) do
       if operand.fixed then fixed[i] = b:bcast(operand.ptr) else advance[#advance + 1] = operand.advance end
     end
     local part = b:splat(kind.first)
     b:each(b:arg(0), advance, function(mask)
       local loaded = {}
-      local value = plan:compute(b, plan.stages[1], function(arg)
-        loaded[arg.source] = fixed[arg.source] or loaded[arg.source] or chain.load(b, bound[arg.source], mask)
+      local value = stages.compute(plan, b, plan.stages[1], function(arg)
+        loaded[arg.source] = fixed[arg.source] or loaded[arg.source] or stages.load(b, bound[arg.source], mask)
         return loaded[arg.source]
       end)[k.group.anchor]
       local joined = kind.join(b, value, part)
       b:set(part, mask and b:select(mask, joined, part) or joined)
     end)
     b:store1(b:arg(1), kind.join(b, kind.lanes(b, part), b:bcast(b:arg(1))))
-  end), chain.words(k, operands, { run.n, into }))
+  end), stages.words(k, operands, { run.n, into }))
 end
 
--- The two steps of every source as block operands: along the kept run, then the same address along the reduced run.
+-- Every source as an operand along the kept run; then its steps along the reduced run, without address.
 local function two_steps(plan, kept, reduced)
   local list = {}
   for i, source in ipairs(plan.sources) do
     list[i] = { ptr = reduced[i].ptr, step = kept[i].step, dtype = source.dtype }
-    list[#plan.sources + i] = { ptr = "0", step = reduced[i].step, dtype = source.dtype }
+    list[#plan.sources + i] = { step = reduced[i].step, dtype = source.dtype }
   end
   return list
 end
@@ -110,7 +111,7 @@ local function call_across(k, plan, spec, kept, reduced, into)
   local kind, count = KIND[spec.kind], #plan.sources
   local operands = two_steps(plan, kept, reduced)
   k:call(k:block(function(b)
-    local bound = chain.bind(k, b, operands, 3)
+    local bound = stages.bind(k, b, operands, 3)
     local acc, advance = b:arg(2), {}
     for i = 1, count do
       if not bound[i].fixed then advance[#advance + 1] = bound[i].advance end
@@ -121,9 +122,9 @@ local function call_across(k, plan, spec, kept, reduced, into)
       for i = 1, count do at[i] = b:copy(bound[i].ptr) end
       b:loop(b:arg(1), function()
         local loaded = {}
-        local value = plan:compute(b, plan.stages[1], function(arg)
+        local value = stages.compute(plan, b, plan.stages[1], function(arg)
           local i = arg.source
-          loaded[i] = loaded[i] or chain.load(b, bound[i], mask, at[i])
+          loaded[i] = loaded[i] or stages.load(b, bound[i], mask, at[i])
           return loaded[i]
         end)[k.group.anchor]
         b:set(part, kind.join(b, value, part))
@@ -131,7 +132,7 @@ local function call_across(k, plan, spec, kept, reduced, into)
       end)
       b:store(acc, kind.join(b, part, b:load(acc, 0, mask)), 0, mask)
     end)
-  end), chain.words(k, operands, { kept.n, reduced.n, into }))
+  end), stages.words(k, operands, { kept.n, reduced.n, into }))
 end
 
 -- Walks the reduced axes from the addresses ptr(i), in pieces.
@@ -146,6 +147,7 @@ local function along(k, plan, spec, kept, into)
   local j = k:name("j")
   k:open("for (long %s = 0; %s < %s; %s++)", j, j, kept.n, j)
   local function ptr(i)
+    if k.dims:value(kept[i].step) == 0 then return kept[i].ptr end
     return ("%s + %s * %s * %dL"):format(kept[i].ptr, j, k:dim(kept[i].step), k:bytes(plan.sources[i].dtype))
   end
   walk_reduced(k, plan, spec, ptr, function(run)

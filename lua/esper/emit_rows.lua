@@ -66,40 +66,56 @@ end
 local function addresses(k, operands, lists, at, w)
   for i, operand in ipairs(operands) do
     local ptr, offset = k:name("q"), k:offset(operand.offset, lists[i], at)
-    if operand.minus then offset = offset .. " - (" .. operand.minus .. ")" end
+    if operand.minus then offset = offset .. " - " .. k:atom(operand.minus) end
     if operand.index then
       k:line("long %s = %s;", ptr, offset)
+    elseif offset == "0L" then
+      k:line("char *%s = (char *)%s;", ptr, k:atom(operand.at))
     else
-      k:line("char *%s = (char *)(%s) + (%s) * %dL;", ptr, operand.at, offset, operand.bytes)
+      k:line("char *%s = (char *)%s + %s * %dL;", ptr, k:atom(operand.at), k:atom(offset), operand.bytes)
     end
     w[i] = { ptr = ptr, step = lists[i][#lists[i]] }
   end
 end
 
-function M.walk(k, options)
-  local operands, given = options.operands, {}
-  for i, operand in ipairs(operands) do given[i] = operand.strides end
-  local extents, lists = M.collapse(k.dims, options.extents, given)
-  local last = #extents
-  local pos, stop, n = k:name("pos"), k:name("stop"), k:name("n")
-  k:open("if ((%s) > 0)", options.n)
-  k:line("long %s = %s, %s = %s + (%s);", pos, options.start, stop, pos, options.n)
+-- Runs the walk's body at the present position, `n` elements of which were declared.
+local function visit(k, options, lists, at, w)
+  addresses(k, options.operands, lists, at, w)
+  options.body(w)
+end
+
+-- More than one run: coordinates at[axis] follow the position.
+local function visit_all(k, options, extents, lists, w, stop)
+  local last, pos, n = #extents, w.pos, w.n
   local at = last == 1 and { pos } or unravel(k, extents, pos)
-  local loops = last > 1 or options.piece
-  if loops then k:open("while (%s < %s)", pos, stop) end
+  k:open("while (%s < %s)", pos, stop)
   k:line("long %s = %s - %s;", n, stop, pos)
   if last > 1 then
     local e = k:dim(extents[last])
     k:line("if (%s > %s - %s) %s = %s - %s;", n, e, at[last], n, e, at[last])
   end
   if options.piece then k:line("if (%s > %dL) %s = %dL;", n, options.piece, n, options.piece) end
-  local w = { n = n, pos = pos }
-  addresses(k, operands, lists, at, w)
-  options.body(w)
-  if loops then
-    k:line("%s += %s;", pos, n)
-    if last > 1 then advance(k, extents, at, n) end
-    k:close()
+  visit(k, options, lists, at, w)
+  k:line("%s += %s;", pos, n)
+  if last > 1 then advance(k, extents, at, n) end
+  k:close()
+end
+
+function M.walk(k, options)
+  local given, D = {}, k.dims
+  for i, operand in ipairs(options.operands) do given[i] = operand.strides end
+  local extents, lists = M.collapse(D, options.extents, given)
+  local w = { n = k:name("n"), pos = k:name("pos") }
+  local whole = D:value(extents[1])
+  k:open("if (%s > 0)", options.n)
+  k:line("long %s = %s;", w.pos, options.start)
+  if #extents == 1 and (not options.piece or whole and whole <= options.piece) then
+    k:line("long %s = %s;", w.n, options.n)
+    visit(k, options, lists, { w.pos }, w)
+  else
+    local stop = k:name("stop")
+    k:line("long %s = %s + %s;", stop, w.pos, options.n)
+    visit_all(k, options, extents, lists, w, stop)
   end
   k:close()
 end

@@ -1,5 +1,5 @@
---- Plain C loops for what vector blocks (one element width) do not do: casts, integer nodes, random draws.
--- Used by emit_chain.lua, on one contiguous run of at most a few hundred elements or a whole copied row.
+--- Plain C loops for what vector blocks (one element width) do not do: casts, copies of integers, random draws. Used by
+-- emit_stage.lua on one run.
 
 local M = {}
 
@@ -24,61 +24,24 @@ local function convert(k, v, from, to)
     v, range.max, range.max, v, range.min, range.min, k:ctype(to), v)
 end
 
--- Integer nodes; sums wrap.
-local BINARY = {
-  add = "(long)((unsigned long)%s + (unsigned long)%s)",
-  sub = "(long)((unsigned long)%s - (unsigned long)%s)",
-  mul = "(long)((unsigned long)%s * (unsigned long)%s)",
-  maximum = "(%s > %s ? {1} : {2})",
-  minimum = "(%s < %s ? {1} : {2})",
-}
-BINARY.bias_add = BINARY.add
-
-local UNARY = {
-  neg = "(long)(0UL - (unsigned long)%s)",
-  abs = "(%s < 0 ? (long)(0UL - (unsigned long)%s) : (long)%s)",
-  relu = "(%s > 0 ? %s : 0)",
-}
-
-local COPY = {
-  stop_grad = true, checkpoint = true, telemetry_probe = true, reshape = true, permute = true, slice = true,
-  expand = true,
-}
-
-local function expression(k, id, dtype, v, types)
-  local op = k.graph:op(id)
-  if op == "cast" then return convert(k, v[1], types[1], dtype) end
-  if COPY[op] then return v[1] end
-  local text = BINARY[op]
-  if text and INTEGER[dtype] then
-    text = text:format(v[1], v[2]):gsub("{(%d)}", function(i) return v[tonumber(i)] end)
-    return ("(%s)%s"):format(k:ctype(dtype), text)
-  end
-  text = UNARY[op]
-  if text and INTEGER[dtype] then return ("(%s)%s"):format(k:ctype(dtype), (text:gsub("%%s", v[1]))) end
-  error(("no kernel for op %s on %s: cast its inputs to f32 or f64 first"):format(op, dtype), 0)
+-- Declares double v = value; infinities and NaN have no literal.
+local function constant(k, v, value)
+  if value - value == 0 then return k:line("double %s = %.17g;", v, value) end
+  local text = value ~= value and "%s / %s" or (value > 0 and "1 / %s" or "-1 / %s")
+  k:line("double %s = 0; %s = %s;", v, v, (text:gsub("%%s", v)))
 end
 
---- y[i] = node(x0[i], x1[i]...) for i in 0 .. n - 1; y and operands { ptr=, step=dim, dtype= }, or operand { const= }.
--- copy: the value of the first operand as it is.
-function M.node(k, id, operands, y, n, copy)
-  local dtype, v, types = k.graph:dtype(id), {}, {}
-  local out, i = k:name("y"), k:name("i")
-  k:open("")
-  k:line("%s *%s = (%s *)%s;", k:ctype(dtype), out, k:ctype(dtype), y.ptr)
+--- y[i] = x[i], converted, for i in 0 .. n - 1; y and x are { ptr=, step=dim, dtype= }, or x is { const= }.
+function M.copy(k, x, y, n)
+  local from, to, i, v = x.dtype or "f64", y.dtype, k:name("i"), k:name("v")
   k:open("for (long %s = 0; %s < %s; %s++)", i, i, n, i)
-  for at, operand in ipairs(operands) do
-    if operand.const then
-      v[at], types[at] = ("%.0fL"):format(operand.const), "i64"
-    else
-      local ctype = k:ctype(operand.dtype)
-      v[at], types[at] = k:name("x"), operand.dtype
-      k:line("%s %s = ((%s *)%s)[%s * %s]%s;", ctype, v[at], ctype, operand.ptr, i, k:dim(operand.step),
-        operand.dtype == "bool" and " != 0" or "")
-    end
+  if x.const then
+    constant(k, v, x.const)
+  else
+    local value = ("((%s *)(%s))[%s * %s]"):format(k:ctype(from), x.ptr, i, k:dim(x.step))
+    k:line("%s %s = %s%s;", k:ctype(from), v, value, from == "bool" and " != 0" or "")
   end
-  k:line("%s[%s * %s] = %s;", out, i, k:dim(y.step), copy and v[1] or expression(k, id, dtype, v, types))
-  k:close()
+  k:line("((%s *)(%s))[%s * %s] = %s;", k:ctype(to), y.ptr, i, k:dim(y.step), convert(k, v, from, to))
   k:close()
 end
 

@@ -155,7 +155,7 @@ local function gated(b, x, u)
   local k = K[b.ftype]
   local p, s = exp_split(b, b:neg(at_most(b, -k.exp_low, b:abs(u))))
   local negative, one = b:lt(u, b:splat(0)), b:splat(1)
-  local top = b:select(negative, b:fma(at_least(b, k.exp_low, x), p, b:sub(x, x)), x)
+  local top = b:select(negative, b:mul(b:add(at_least(b, k.exp_low, x), b:sub(x, x)), p), x)
   return b:mul(b:div(top, b:fma(p, s, one)), b:select(negative, s, one))
 end
 
@@ -183,7 +183,7 @@ function M.gelu(b, x)
   local half = b:splat(-0.5)
   local p, s = exp_split(b, b:mul(b:mul(high, high), half), b:mul(b:mul(b:sub(t, high), b:add(t, high)), half))
   p = b:mul(mills(b, t), p)
-  local below = b:mul(b:fma(at_least(b, -k.tail_end, x), p, b:sub(x, x)), s)
+  local below = b:mul(b:mul(b:add(at_least(b, -k.tail_end, x), b:sub(x, x)), p), s)
   local above = b:mul(x, b:sub(b:splat(1), b:mul(p, s)))
   return b:select(b:lt(x, b:splat(0)), below, above)
 end

@@ -9,6 +9,10 @@ local M = { random = { dropout = 1, noise = 2 } }
 
 local function same(_, x) return x end
 
+--- Ops whose value is their input's, perhaps in another dtype; the operand's strides do the rest.
+M.copies = {}
+for op in ("cast stop_grad checkpoint telemetry_probe reshape permute slice expand"):gmatch "%S+" do M.copies[op] = same end
+
 -- p as the nearest float: the oracle and every kernel compare the 24-bit uniform number with that.
 local function to_float(p)
   if p == 0 then return 0 end
@@ -27,8 +31,6 @@ local OP = {
   round = function(b, x) return b:rint(x) end,
   rsqrt = vm.rsqrt, exp = vm.exp, log = vm.log, silu = vm.silu, tanh = vm.tanh, sigmoid = vm.sigmoid,
   relu = function(b, x) return b:max(b:splat(0), x) end, -- max gives its second operand for NaN
-  cast = same, stop_grad = same, checkpoint = same, telemetry_probe = same, -- casts here keep the dtype
-  reshape = same, permute = same, slice = same, expand = same,              -- copies: the operand's strides do the work
   add = function(b, x, y) return b:add(x, y) end,
   sub = function(b, x, y) return b:sub(x, y) end,
   mul = function(b, x, y) return b:mul(x, y) end,
@@ -82,7 +84,7 @@ end
 
 function M.node(b, graph, id, v)
   local op = graph:op(id)
-  local plain = OP[op]
+  local plain = OP[op] or M.copies[op] -- a cast that comes here keeps the dtype
   if plain then return plain(b, unpack(v, 1, 5)) end
   local with = ATTR[op] or error("no vector lowering for op " .. op)
   return with(b, function(name) return graph:attr(id, name) end, unpack(v, 1, 5))

@@ -1,6 +1,6 @@
 /* Stress: random damage to data.mdb; no wrong record may be accepted and no host may die.
  *     store_flip N SEED [forge]        one line: name seed n fail metric; exit status 1 when anything failed
- * Each of the N damaged copies is opened and used (read all, write, delete, clean up, verify) by a host process of its own.
+ * Works below $TMPDIR; a tmpfs (/dev/shm) is a hundred times faster. Each of the N damaged copies is opened and used (read all, write, delete, clean up, verify) by a host process of its own.
  * "forge" puts the file's times back, so that the store believes its marker and LMDB meets the damage unprepared: wrong
  * records must still be 0, but LMDB may die; those deaths are reported as metric, not counted as failures. */
 #include <fcntl.h>
@@ -15,7 +15,7 @@
 
 enum { RECORDS = 150, BYTES_MAX = 9000, WRONG = 10, REFUSED = 11 };
 static uint64_t state;
-static char directory[] = "/tmp/esper-store-flip-XXXXXX";
+static char directory[100];
 
 static uint64_t draw(void) { /* splitmix64 */
   uint64_t z = state += 0x9e3779b97f4a7c15u;
@@ -93,7 +93,7 @@ static _Noreturn void host(void) {
 
 /* Puts the sound bytes back in place and damages a few. */
 static bool damage(const unsigned char *sound, size_t size, bool forge) {
-  char path[100];
+  char path[120];
   struct stat info;
   snprintf(path, sizeof path, "%s/data.mdb", directory);
   int fd = open(path, O_RDWR | O_CREAT, 0600);
@@ -126,7 +126,7 @@ static void tidy(void) {
 }
 
 static unsigned char *load(size_t *size) {
-  char path[100];
+  char path[120];
   struct stat info;
   snprintf(path, sizeof path, "%s/data.mdb", directory);
   int fd = open(path, O_RDONLY);
@@ -144,6 +144,7 @@ int main(int argc, char **argv) {
   bool forge = argc > 3 && strcmp(argv[3], "forge") == 0;
   size_t size;
   state = seed;
+  snprintf(directory, sizeof directory, "%.60s/esper-store-flip-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
   if (!mkdtemp(directory) || !fill()) return 2;
   unsigned char *sound = load(&size);
   if (!sound) return 2;

@@ -1,7 +1,7 @@
 /* Stress: two processes write to one store and are killed at random moments; what they had acknowledged must be there.
  *     store_kill N SEED [plant]        one line: name seed n fail metric; exit status 1 when anything failed
  * "plant" lets the writers acknowledge before they write, which the test must notice.
- * Record (writer, n) lies under key (writer, n mod SLOTS), so the store stays small and old versions show up as lost. */
+ * Works below $TMPDIR; a tmpfs (/dev/shm) gives many more writes per kill. Record (writer, n) lies under key (writer, n mod SLOTS), so the store stays small and old versions show up as lost. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,9 +88,10 @@ int main(int argc, char **argv) {
   int64_t kills = argc > 1 ? atoll(argv[1]) : 300, lost = 0, corrupt = 0, other = 0;
   uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
   bool plant = argc > 3 && strcmp(argv[3], "plant") == 0;
-  char directory[] = "/tmp/esper-store-kill-XXXXXX";
+  char directory[100];
   double slowest = 0;
   state = seed;
+  snprintf(directory, sizeof directory, "%.60s/esper-store-kill-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
   int64_t *acknowledged = mmap(NULL, sizeof *acknowledged * WRITERS, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (!mkdtemp(directory) || acknowledged == MAP_FAILED) return 2;
   for (int64_t k = 0; k < kills; k += WRITERS) {

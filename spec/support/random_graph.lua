@@ -377,6 +377,7 @@ function M.make(seed, dtype)
     local rule = rules[m:pick(NAMES)]
     if rule(m) then made = made + 1 end
   end
+  m:add("input", {}, { shape = { D:symbol "a", D:symbol "b", D:symbol "n" } }, "f32") -- every symbol is told by an input
   local users, outputs = m.g:users(), 0
   for id = 0, m.g:count() - 1 do
     local op = m.g:op(id)

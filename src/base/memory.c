@@ -23,10 +23,13 @@ void es_memory_fail_at(int64_t nth) { atomic_store(&countdown, nth > 0 ? nth : 0
 
 static bool refused(size_t bytes) {
   if (bytes > largest_block) return true;
-  return atomic_load_explicit(&countdown, memory_order_relaxed) > 0 && atomic_fetch_sub(&countdown, 1) == 1;
+  return atomic_load_explicit(&countdown, memory_order_relaxed) > 0 &&
+         atomic_fetch_sub(&countdown, 1) == 1;
 }
 
-static void count(int64_t change) { atomic_fetch_add_explicit(&live, change, memory_order_relaxed); }
+static void count(int64_t change) {
+  atomic_fetch_add_explicit(&live, change, memory_order_relaxed);
+}
 
 void *es_alloc(size_t bytes) {
   if (bytes == 0) bytes = 1;
@@ -53,8 +56,10 @@ void *es_realloc(void *old, size_t bytes) {
 
 void es_free(void *block) {
   if (!block) return;
-  if (hook_fn) hook_fn(hook_user, block, 0);
-  else free(block);
+  if (hook_fn)
+    hook_fn(hook_user, block, 0);
+  else
+    free(block);
   count(-1);
 }
 
@@ -71,7 +76,9 @@ typedef struct chunk {
   size_t used, room;
   size_t pad; /* keeps the bytes after the header 16-byte aligned */
 } chunk;
-struct es_arena { chunk *newest; };
+struct es_arena {
+  chunk *newest;
+};
 
 enum { CHUNK_BYTES = 16 * 1024 };
 

@@ -13,7 +13,8 @@
 static bool reserve(es_text *text, size_t more) {
   if (text->failed) return false;
   size_t want;
-  if (__builtin_add_overflow(text->length, more, &want) || want == SIZE_MAX) return !(text->failed = true);
+  if (__builtin_add_overflow(text->length, more, &want) || want == SIZE_MAX)
+    return !(text->failed = true);
   if (++want <= text->room) return true;
   size_t room = text->room ? text->room : 128;
   while (room < want && room < SIZE_MAX / 2) room *= 2;
@@ -39,8 +40,10 @@ void es_text_add(es_text *text, const char *fmt, ...) {
   size_t spare = text->room - text->length;
   int want = vsnprintf(text->bytes + text->length, spare, fmt, list);
   va_end(list);
-  if (want < 0) text->failed = true;
-  else if ((size_t)want < spare) text->length += (size_t)want;
+  if (want < 0)
+    text->failed = true;
+  else if ((size_t)want < spare)
+    text->length += (size_t)want;
   else if (reserve(text, (size_t)want)) {
     vsnprintf(text->bytes + text->length, (size_t)want + 1, fmt, again);
     text->length += (size_t)want;
@@ -53,10 +56,16 @@ void es_text_add(es_text *text, const char *fmt, ...) {
 static locale_t plain_locale(void) { return newlocale(LC_ALL_MASK, "C", (locale_t)0); }
 
 void es_text_number(es_text *text, double value) {
-  if (isnan(value)) { es_text_bytes(text, "nan", 3); return; } /* sign and payload are not kept */
+  if (isnan(value)) {
+    es_text_bytes(text, "nan", 3);
+    return;
+  } /* sign and payload are not kept */
   char digits[40];
   locale_t plain = plain_locale();
-  if (!plain) { text->failed = true; return; }
+  if (!plain) {
+    text->failed = true;
+    return;
+  }
   locale_t before = uselocale(plain);
   for (int precision = 15; precision <= 17; precision++) {
     snprintf(digits, sizeof digits, "%.*g", precision, value);

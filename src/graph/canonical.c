@@ -1,6 +1,8 @@
-/* The canonical form of a graph and its hash: what makes two blueprints the same. First pass of every compile.
- * Invariant: the result is a function of what the graph computes as written (operand order kept), never of the order in
- * which nodes, dimensions or roots were made; canonical(canonical(g)) prints like canonical(g). */
+/* The canonical form of a graph and its hash: what makes two blueprints the same. First pass of
+ * every compile.
+ * Invariant: the result is a function of what the graph computes as written (operand order kept),
+ * never of the order in which nodes, dimensions or roots were made; canonical(canonical(g)) prints
+ * like canonical(g). */
 #include <stdlib.h>
 #include <string.h>
 #include "base/memory.h"
@@ -9,21 +11,23 @@
 typedef struct walk {
   const es_graph *src;
   es_graph *out;
-  es_id *map;                /* old -> new, -1 = not copied yet */
-  es_id *stack;              /* path from a root to the node at hand; never longer than the graph */
-  int32_t *next;             /* next input to visit, per node of the path */
-  int64_t stream;            /* next free random stream */
+  es_id *map;     /* old -> new, -1 = not copied yet */
+  es_id *stack;   /* path from a root to the node at hand; never longer than the graph */
+  int32_t *next;  /* next input to visit, per node of the path */
+  int64_t stream; /* next free random stream */
   es_error *err;
 } walk;
 
-static bool is_random(const es_node *node) { return es_op_get(node->op)->class_ == ES_CLASS_random; }
+static bool is_random(const es_node *node) {
+  return es_op_get(node->op)->class_ == ES_CLASS_random;
+}
 
 /* The stream is the attribute i[0] of both random ops. */
 static bool copy_node(walk *w, es_id id) {
   const es_node *node = es_graph_node(w->src, id);
   es_node copy = *node;
-  bool interface = node->op == ES_OP_telemetry_probe || node->op == ES_OP_input || node->op == ES_OP_param ||
-                   node->op == ES_OP_buffer;
+  bool interface = node->op == ES_OP_telemetry_probe || node->op == ES_OP_input ||
+                   node->op == ES_OP_param || node->op == ES_OP_buffer;
   if (is_random(node) && node->i[0] < 0) copy.i[0] = w->stream++;
   if (!interface) copy.name = NULL;
   for (int32_t k = 0; k < node->nin; k++) copy.in[k] = w->map[node->in[k]];
@@ -58,7 +62,10 @@ static int by_kind_and_name(const void *a, const void *b) {
   return x->kind != y->kind ? x->kind - y->kind : strcmp(x->name, y->name);
 }
 
-typedef struct named { const char *name; es_id id; } named;
+typedef struct named {
+  const char *name;
+  es_id id;
+} named;
 
 static int by_name(const void *a, const void *b) {
   return strcmp(((const named *)a)->name, ((const named *)b)->name);
@@ -80,9 +87,11 @@ static bool copy_inputs(walk *w, int32_t count) {
   return fits;
 }
 
-/* Marks what the roots reach (map: -2) and finds the first free stream; index order makes one backward sweep enough. */
+/* Marks what the roots reach (map: -2) and finds the first free stream; index order makes one
+ * backward sweep enough. */
 static void find_streams(walk *w, int32_t count) {
-  for (int32_t k = 0; k < es_graph_root_count(w->src); k++) w->map[es_graph_root_get(w->src, k)->node] = -2;
+  for (int32_t k = 0; k < es_graph_root_count(w->src); k++)
+    w->map[es_graph_root_get(w->src, k)->node] = -2;
   for (es_id id = count - 1; id >= 0; id--) {
     const es_node *node = es_graph_node(w->src, id);
     if (w->map[id] != -2) continue;
@@ -95,15 +104,17 @@ static void find_streams(walk *w, int32_t count) {
 static bool copy_roots(walk *w) {
   int32_t count = es_graph_root_count(w->src);
   const es_root **roots = es_alloc_array((size_t)count, sizeof *roots);
-  if (!roots) return es_fail(w->err, ESPER_ENOMEM, "no memory to order %d roots", (int)count) == ESPER_OK;
+  if (!roots)
+    return es_fail(w->err, ESPER_ENOMEM, "no memory to order %d roots", (int)count) == ESPER_OK;
   for (int32_t k = 0; k < count; k++) roots[k] = es_graph_root_get(w->src, k);
   if (count) qsort(roots, (size_t)count, sizeof *roots, by_kind_and_name);
   bool fits = true;
   for (int32_t k = 0; fits && k < count; k++) fits = visit(w, roots[k]->node);
   for (int32_t k = 0; fits && k < count; k++) {
     es_id node = w->map[roots[k]->node];
+    /* A buffer that is written and never read is live too. */
     if (roots[k]->kind == ES_ROOT_update && es_graph_find(w->out, roots[k]->name) < 0)
-      fits = visit(w, es_graph_find(w->src, roots[k]->name)); /* a buffer that is written and never read */
+      fits = visit(w, es_graph_find(w->src, roots[k]->name));
     fits = fits && es_graph_root(w->out, roots[k]->kind, roots[k]->name, node, w->err) == ESPER_OK;
   }
   es_free(roots);

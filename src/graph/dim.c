@@ -1,5 +1,7 @@
-/* Dimensions: the table of interned polynomials and their arithmetic. First thing a shape is made of.
- * Invariant: see dim_table.h; equal polynomials have one handle, and a failed call changes no handle. */
+/* Dimensions: the table of interned polynomials and their arithmetic. First thing a shape is made
+ * of.
+ * Invariant: see dim_table.h; equal polynomials have one handle, and a failed call changes no
+ * handle. */
 #include <string.h>
 #include "base/memory.h"
 #include "graph/dim_table.h"
@@ -11,7 +13,8 @@ static bool starve(es_dims *dims) {
   return false;
 }
 
-static bool grow(es_dims *dims, void **array, int32_t *room, int32_t count, size_t size, int32_t most) {
+static bool grow(es_dims *dims, void **array, int32_t *room, int32_t count, size_t size,
+                 int32_t most) {
   if (count < *room) return true;
   if (count >= most) return false;
   int32_t want = *room ? *room * 2 : 32;
@@ -29,7 +32,8 @@ es_dims *es_dims_new(void) {
   atomic_init(&dims->references, 1);
   dims->slot_count = 64;
   dims->slots = es_alloc_array(64, sizeof *dims->slots);
-  bool fits = dims->slots && grow(dims, (void **)&dims->terms, &dims->term_room, 0, sizeof *dims->terms, 32);
+  bool fits = dims->slots &&
+              grow(dims, (void **)&dims->terms, &dims->term_room, 0, sizeof *dims->terms, 32);
   if (fits) return dims; /* terms is never NULL, though the constant 0 has none */
   es_dims_release(dims);
   return NULL;
@@ -96,15 +100,19 @@ static bool widen_slots(es_dims *dims) {
 es_dim es_poly_intern(es_dims *dims, const es_poly *poly) {
   int32_t slot = find_slot(dims, poly->terms, poly->count);
   if (dims->slots[slot]) return dims->slots[slot] - 1;
-  if (!grow(dims, (void **)&dims->spans, &dims->room, dims->count, sizeof *dims->spans, ES_DIMS_MAX)) return ES_NO_DIM;
+  if (!grow(dims, (void **)&dims->spans, &dims->room, dims->count, sizeof *dims->spans,
+            ES_DIMS_MAX))
+    return ES_NO_DIM;
   while (dims->term_room < dims->term_count + poly->count)
-    if (!grow(dims, (void **)&dims->terms, &dims->term_room, dims->term_room, sizeof *dims->terms, ES_DIMS_MAX * 4))
+    if (!grow(dims, (void **)&dims->terms, &dims->term_room, dims->term_room, sizeof *dims->terms,
+              ES_DIMS_MAX * 4))
       return ES_NO_DIM;
   if ((dims->count + 1) * 2 > dims->slot_count) {
     if (!widen_slots(dims)) return ES_NO_DIM;
     slot = find_slot(dims, poly->terms, poly->count);
   }
-  if (poly->count) memcpy(dims->terms + dims->term_count, poly->terms, (size_t)poly->count * sizeof *poly->terms);
+  if (poly->count)
+    memcpy(dims->terms + dims->term_count, poly->terms, (size_t)poly->count * sizeof *poly->terms);
   dims->spans[dims->count] = (es_span){ dims->term_count, poly->count };
   dims->term_count += poly->count;
   dims->slots[slot] = dims->count + 1;
@@ -115,7 +123,8 @@ bool es_poly_load(const es_dims *dims, es_dim d, es_poly *out) {
   out->count = 0;
   if (!known(dims, d)) return false;
   es_span span = dims->spans[d];
-  if (span.count) memcpy(out->terms, dims->terms + span.first, (size_t)span.count * sizeof *out->terms);
+  if (span.count)
+    memcpy(out->terms, dims->terms + span.first, (size_t)span.count * sizeof *out->terms);
   out->count = span.count;
   return true;
 }
@@ -125,7 +134,8 @@ bool es_poly_load(const es_dims *dims, es_dim d, es_poly *out) {
 int es_term_order(const es_dims *dims, const es_term *a, const es_term *b) {
   if (a->degree != b->degree) return a->degree > b->degree ? -1 : 1;
   for (int32_t i = 0; i < a->degree; i++)
-    if (a->atoms[i] != b->atoms[i]) return strcmp(dims->atoms[a->atoms[i]].text, dims->atoms[b->atoms[i]].text);
+    if (a->atoms[i] != b->atoms[i])
+      return strcmp(dims->atoms[a->atoms[i]].text, dims->atoms[b->atoms[i]].text);
   return 0;
 }
 
@@ -167,8 +177,8 @@ static bool multiply_terms(const es_dims *dims, const es_term *a, const es_term 
   if (a->degree + b->degree > ES_DEGREE_MAX) return false;
   *out = (es_term){ .degree = a->degree + b->degree };
   for (int32_t i = 0, j = 0; i + j < out->degree;) {
-    bool first = j == b->degree ||
-                 (i < a->degree && strcmp(dims->atoms[a->atoms[i]].text, dims->atoms[b->atoms[j]].text) <= 0);
+    bool first = j == b->degree || (i < a->degree && strcmp(dims->atoms[a->atoms[i]].text,
+                                                            dims->atoms[b->atoms[j]].text) <= 0);
     int32_t at = i + j;
     out->atoms[at] = first ? a->atoms[i++] : b->atoms[j++];
   }
@@ -180,7 +190,9 @@ bool es_poly_mul(const es_dims *dims, const es_poly *a, const es_poly *b, es_pol
   es_term term;
   for (int32_t i = 0; i < a->count; i++)
     for (int32_t j = 0; j < b->count; j++)
-      if (!multiply_terms(dims, &a->terms[i], &b->terms[j], &term) || !es_poly_add_term(dims, out, &term)) return false;
+      if (!multiply_terms(dims, &a->terms[i], &b->terms[j], &term) ||
+          !es_poly_add_term(dims, out, &term))
+        return false;
   return true;
 }
 
@@ -218,12 +230,16 @@ static int32_t floor_atom(es_dims *dims, const es_poly *inner_poly, int64_t by) 
   es_dim inner = es_poly_intern(dims, inner_poly);
   if (inner == ES_NO_DIM) return -1;
   for (int32_t i = 0; i < dims->atom_count; i++)
-    if (dims->atoms[i].symbol < 0 && dims->atoms[i].inner == inner && dims->atoms[i].by == by) return i;
-  if (!grow(dims, (void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms, ES_ATOMS_MAX)) return -1;
+    if (dims->atoms[i].symbol < 0 && dims->atoms[i].inner == inner && dims->atoms[i].by == by)
+      return i;
+  if (!grow(dims, (void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms,
+            ES_ATOMS_MAX))
+    return -1;
   int32_t depth = 1 + deepest(dims, inner_poly);
   if (depth > ES_FLOOR_DEPTH_MAX) return -1;
   const es_term *only = inner_poly->terms;
-  bool bare = inner_poly->count == 1 && only->coef == 1 && only->degree == 1 && dims->atoms[only->atoms[0]].symbol >= 0;
+  bool bare = inner_poly->count == 1 && only->coef == 1 && only->degree == 1 &&
+              dims->atoms[only->atoms[0]].symbol >= 0;
   es_text text = { 0 };
   if (!bare) es_text_bytes(&text, "(", 1);
   es_poly_print(dims, inner_poly->terms, inner_poly->count, &text);
@@ -232,12 +248,14 @@ static int32_t floor_atom(es_dims *dims, const es_poly *inner_poly, int64_t by) 
   if (text.length > ES_ATOM_TEXT_MAX) text.failed = true;
   char *taken = es_text_take(&text);
   if (!taken) return -1;
-  dims->atoms[dims->atom_count] = (es_atom){ .symbol = -1, .inner = inner, .by = by, .depth = depth, .text = taken };
+  dims->atoms[dims->atom_count] =
+      (es_atom){ .symbol = -1, .inner = inner, .by = by, .depth = depth, .text = taken };
   es_atom_bounds(dims, dims->atom_count);
   return dims->atom_count++;
 }
 
-/* Moves what `by` divides out of rest: coefficient c = q by + r with 0 <= r < by leaves r and gives q. */
+/* Moves what `by` divides out of rest: coefficient c = q by + r with 0 <= r < by leaves r and gives
+ * q. */
 static bool split(const es_dims *dims, es_poly *rest, int64_t by, es_poly *whole) {
   int32_t kept = 0;
   for (int32_t t = 0; t < rest->count; t++) {
@@ -258,14 +276,18 @@ static int64_t reduce(es_poly *rest, int64_t by) {
   int64_t g = by;
   for (int32_t t = 0; t < rest->count; t++)
     if (rest->terms[t].degree)
-      for (int64_t b = rest->terms[t].coef; b;) { int64_t r = g % b; g = b; b = r; }
+      for (int64_t b = rest->terms[t].coef; b;) {
+        int64_t r = g % b;
+        g = b;
+        b = r;
+      }
   for (int32_t t = 0; t < rest->count; t++) rest->terms[t].coef = floor_div(rest->terms[t].coef, g);
   if (rest->count && !rest->terms[rest->count - 1].coef) rest->count--; /* the constant is last */
   return by / g;
 }
 
-/* floor((floor(R / a) + Q) / by) = floor((R + a Q) / (a by)) when exactly one floor stands alone in the sum.
- * Returns the new divisor; 0: not applicable, rest unchanged. */
+/* floor((floor(R / a) + Q) / by) = floor((R + a Q) / (a by)) when exactly one floor stands alone in
+ * the sum. Returns the new divisor; 0: not applicable, rest unchanged. */
 static int64_t flatten(const es_dims *dims, es_poly *rest, int64_t by) {
   int32_t at = -1;
   for (int32_t t = 0; t < rest->count; t++) {
@@ -283,7 +305,8 @@ static int64_t flatten(const es_dims *dims, es_poly *rest, int64_t by) {
   floor.coef = -1; /* takes the floor out of Q */
   es_poly_copy(&others, rest);
   es_poly_load(dims, atom->inner, &flat);
-  if (!es_poly_add_term(dims, &others, &floor) || !es_poly_add(dims, &flat, &others, atom->by)) return 0;
+  if (!es_poly_add_term(dims, &others, &floor) || !es_poly_add(dims, &flat, &others, atom->by))
+    return 0;
   es_poly_copy(rest, &flat);
   return product;
 }
@@ -317,10 +340,12 @@ es_dim es_dim_const(es_dims *dims, int64_t value) {
 }
 
 static bool name_fits(const char *name, size_t length) {
-  if (length == 0 || length > ES_SYMBOL_NAME_MAX || (name[0] >= '0' && name[0] <= '9')) return false;
+  if (length == 0 || length > ES_SYMBOL_NAME_MAX || (name[0] >= '0' && name[0] <= '9'))
+    return false;
   for (size_t i = 0; i < length; i++) {
     char c = name[i];
-    if (!(c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))) return false;
+    if (!(c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')))
+      return false;
   }
   return true;
 }
@@ -331,7 +356,8 @@ int32_t es_symbol_atom(es_dims *dims, const char *name, size_t length) {
     if (strncmp(dims->symbols[i].name, name, length) == 0 && !dims->symbols[i].name[length])
       return dims->symbols[i].atom;
   if (dims->symbol_count == ES_SYMBOLS_MAX ||
-      !grow(dims, (void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms, ES_ATOMS_MAX))
+      !grow(dims, (void **)&dims->atoms, &dims->atom_room, dims->atom_count, sizeof *dims->atoms,
+            ES_ATOMS_MAX))
     return -1;
   es_symbol *symbol = &dims->symbols[dims->symbol_count];
   *symbol = (es_symbol){ .max = INT64_C(1) << 20, .atom = dims->atom_count };
@@ -341,7 +367,8 @@ int32_t es_symbol_atom(es_dims *dims, const char *name, size_t length) {
     dims->starved = true;
     return -1;
   }
-  dims->atoms[dims->atom_count] = (es_atom){ .symbol = dims->symbol_count++, .inner = ES_NO_DIM, .text = text };
+  dims->atoms[dims->atom_count] =
+      (es_atom){ .symbol = dims->symbol_count++, .inner = ES_NO_DIM, .text = text };
   es_atom_bounds(dims, dims->atom_count);
   return dims->atom_count++;
 }
@@ -416,12 +443,13 @@ void es_symbol_range(const es_dims *dims, int32_t index, int64_t *min, int64_t *
 
 /* ---- values ---- */
 
-static bool term_value(const es_dims *dims, const es_term *term, const int64_t *symbols, const int64_t *values,
-                       int64_t *out) {
+static bool term_value(const es_dims *dims, const es_term *term, const int64_t *symbols,
+                       const int64_t *values, int64_t *out) {
   int64_t product = term->coef;
   for (int32_t i = 0; i < term->degree; i++) {
     const es_atom *atom = &dims->atoms[term->atoms[i]];
-    int64_t value = atom->symbol >= 0 ? symbols[atom->symbol] : floor_div(values[atom->inner], atom->by);
+    int64_t value =
+        atom->symbol >= 0 ? symbols[atom->symbol] : floor_div(values[atom->inner], atom->by);
     if (__builtin_mul_overflow(product, value, &product)) return false;
   }
   *out = product;

@@ -1,13 +1,15 @@
 /* Bounds of dimensions over the symbols' ranges: what shape rules and the planner may rely on.
- * Invariant: bounds are never too tight. A bound of +-2^62 means "no bound known", and stays so through every sum,
- * product and quotient. Two methods, the better answer of both:
- *   interval arithmetic over the terms;
- *   relaxation: R/by - (by-1)/by <= floor(R/by) <= R/by for floors that stand alone in a term, which lets t - t//2
- *   cancel before intervals are taken: scale * p >= q, a polynomial without that floor. */
+ * Invariant: bounds are never too tight. A bound of +-2^62 means "no bound known", and stays so
+ * through every sum, product and quotient. Two methods, the better answer of both: interval
+ * arithmetic over the terms; relaxation: R/by - (by-1)/by <= floor(R/by) <= R/by for floors that
+ * stand alone in a term, which lets t - t//2 cancel before intervals are taken: scale * p >= q, a
+ * polynomial without that floor. */
 #include "graph/dim_table.h"
 
 typedef __int128 wide;
-typedef struct range { int64_t min, max; } range;
+typedef struct range {
+  int64_t min, max;
+} range;
 
 static int64_t floor_div(int64_t a, int64_t by) { return a / by - (a % by < 0); }
 static bool open_end(int64_t v) { return v >= ES_DIM_BIG || v <= -ES_DIM_BIG; }
@@ -17,7 +19,8 @@ static int64_t clip(wide v) {
 }
 
 static range product(range a, range b) {
-  wide c[4] = { (wide)a.min * b.min, (wide)a.min * b.max, (wide)a.max * b.min, (wide)a.max * b.max };
+  wide c[4] = { (wide)a.min * b.min, (wide)a.min * b.max, (wide)a.max * b.min,
+                (wide)a.max * b.max };
   wide low = c[0], high = c[0];
   for (int i = 1; i < 4; i++) {
     if (c[i] < low) low = c[i];
@@ -44,8 +47,9 @@ static range interval(const es_dims *dims, const es_term *terms, int32_t count) 
   return total;
 }
 
-/* Replaces the floor that was made last (so the walk ends: what it is made of is older) by its relaxation, on the
- * low side when direction is 1 and on the high side when -1, and multiplies all by its divisor. */
+/* Replaces the floor that was made last (so the walk ends: what it is made of is older) by its
+ * relaxation, on the low side when direction is 1 and on the high side when -1, and multiplies all
+ * by its divisor. */
 static int64_t relax(const es_dims *dims, es_poly *poly, int direction) {
   int32_t at = -1;
   for (int32_t t = 0; t < poly->count; t++) {
@@ -61,10 +65,12 @@ static int64_t relax(const es_dims *dims, es_poly *poly, int direction) {
   es_term out = floor, slack = { 0 };
   out.coef = -floor.coef;
   poly->count = 0;
-  if ((floor.coef > 0) == (direction > 0) && __builtin_mul_overflow(floor.coef, 1 - atom->by, &slack.coef)) return 0;
+  if ((floor.coef > 0) == (direction > 0) &&
+      __builtin_mul_overflow(floor.coef, 1 - atom->by, &slack.coef))
+    return 0;
   bool fits = es_poly_load(dims, atom->inner, &inner) && es_poly_add_term(dims, &others, &out) &&
-              es_poly_add(dims, poly, &others, atom->by) && es_poly_add(dims, poly, &inner, floor.coef) &&
-              es_poly_add_term(dims, poly, &slack);
+              es_poly_add(dims, poly, &others, atom->by) &&
+              es_poly_add(dims, poly, &inner, floor.coef) && es_poly_add_term(dims, poly, &slack);
   return fits ? atom->by : 0;
 }
 
@@ -114,22 +120,31 @@ void es_atom_bounds(es_dims *dims, int32_t index) {
   atom->max = open_end(max) ? ES_DIM_BIG : floor_div(max, atom->by);
 }
 
-esper_status es_dim_range(es_dims *dims, const char *name, int64_t min, int64_t max, es_error *err) {
+esper_status es_dim_range(es_dims *dims, const char *name, int64_t min, int64_t max,
+                          es_error *err) {
   if (min < 0 || max < min)
-    return es_fail(err, ESPER_EARG, "range of %.64s is %lld..%lld; wanted 0 <= min <= max", name, (long long)min,
-                   (long long)max);
+    return es_fail(err, ESPER_EARG, "range of %.64s is %lld..%lld; wanted 0 <= min <= max", name,
+                   (long long)min, (long long)max);
   if (max > ES_SYMBOL_LIMIT)
-    return es_fail(err, ESPER_ELIMIT, "range of %.64s ends at %lld; the largest extent is 2^40", name, (long long)max);
+    return es_fail(err, ESPER_ELIMIT, "range of %.64s ends at %lld; the largest extent is 2^40",
+                   name, (long long)max);
   es_dim d = es_dim_symbol(dims, name);
   int32_t index;
+  if (d == ES_NO_DIM && dims->starved)
+    return es_fail(err, ESPER_ENOMEM, "no memory for symbol %.64s", name);
   if (!es_dim_is_symbol(dims, d, &index))
-    return es_fail(err, ESPER_ENAME, "%.64s cannot be a symbol: a name is [A-Za-z_][A-Za-z0-9_]*, at most %d bytes, "
-                   "and a graph has at most %d symbols", name, ES_SYMBOL_NAME_MAX, ES_SYMBOLS_MAX);
+    return es_fail(err, ESPER_ENAME,
+                   "%.64s cannot be a symbol: a name is [A-Za-z_][A-Za-z0-9_]*, at most %d bytes, "
+                   "and a graph has at most %d symbols",
+                   name, ES_SYMBOL_NAME_MAX, ES_SYMBOLS_MAX);
   es_symbol *symbol = &dims->symbols[index];
   if (symbol->declared && (min > symbol->max || max < symbol->min))
-    return es_fail(err, ESPER_EARG, "range %lld..%lld of %s has nothing in common with its earlier range %lld..%lld",
-                   (long long)min, (long long)max, name, (long long)symbol->min, (long long)symbol->max);
-  if (symbol->declared && min <= symbol->min && max >= symbol->max) return ESPER_OK; /* nothing to narrow */
+    return es_fail(err, ESPER_EARG,
+                   "range %lld..%lld of %s has nothing in common with its earlier range %lld..%lld",
+                   (long long)min, (long long)max, name, (long long)symbol->min,
+                   (long long)symbol->max);
+  if (symbol->declared && min <= symbol->min && max >= symbol->max)
+    return ESPER_OK; /* nothing to narrow */
   if (!symbol->declared || min > symbol->min) symbol->min = min;
   if (!symbol->declared || max < symbol->max) symbol->max = max;
   symbol->declared = true;

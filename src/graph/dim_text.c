@@ -14,7 +14,8 @@ static void print_term(const es_dims *dims, const es_term *term, bool first, es_
   bool negative = term->coef < 0;
   es_text_add(out, "%s", first ? (negative ? "-" : "") : negative ? " - " : " + ");
   int64_t size = negative ? -term->coef : term->coef;
-  bool alone = size == 1 && term->degree == 1 && !(negative && first); /* "-h//2" would read as (-h)//2 */
+  bool alone =
+      size == 1 && term->degree == 1 && !(negative && first); /* "-h//2" would read as (-h)//2 */
   const char *times = "";
   if (size != 1 || term->degree == 0) {
     es_text_add(out, "%lld", (long long)size);
@@ -33,8 +34,10 @@ void es_poly_print(const es_dims *dims, const es_term *terms, int32_t count, es_
 }
 
 void es_dim_print(const es_dims *dims, es_dim d, es_text *out) {
-  if (d < 0 || d >= dims->count) es_text_bytes(out, "?", 1);
-  else es_poly_print(dims, dims->terms + dims->spans[d].first, dims->spans[d].count, out);
+  if (d < 0 || d >= dims->count)
+    es_text_bytes(out, "?", 1);
+  else
+    es_poly_print(dims, dims->terms + dims->spans[d].first, dims->spans[d].count, out);
 }
 
 void es_dim_symbols(const es_dims *dims, es_dim d, int32_t *order, int32_t *count) {
@@ -44,7 +47,10 @@ void es_dim_symbols(const es_dims *dims, es_dim d, int32_t *order, int32_t *coun
     for (int32_t i = 0; i < term->degree; i++) {
       const es_atom *atom = &dims->atoms[term->atoms[i]];
       int32_t k = 0;
-      if (atom->symbol < 0) { es_dim_symbols(dims, atom->inner, order, count); continue; }
+      if (atom->symbol < 0) {
+        es_dim_symbols(dims, atom->inner, order, count);
+        continue;
+      }
       while (k < *count && order[k] != atom->symbol) k++;
       if (k == *count) order[(*count)++] = atom->symbol;
     }
@@ -73,13 +79,16 @@ static char peek(reader *r) {
 }
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
-static bool is_letter(char c) { return c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+static bool is_letter(char c) {
+  return c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
 
 static bool read_integer(reader *r, int64_t *out) {
   *out = 0;
   if (!is_digit(peek(r))) return fail(r, "an integer was wanted");
   for (; is_digit(*r->at); r->at++)
-    if (__builtin_mul_overflow(*out, 10, out) || __builtin_add_overflow(*out, *r->at - '0', out) || *out > ES_DIM_BIG)
+    if (__builtin_mul_overflow(*out, 10, out) || __builtin_add_overflow(*out, *r->at - '0', out) ||
+        *out > ES_DIM_BIG)
       return fail(r, "an integer is over 2^62");
   return true;
 }
@@ -133,7 +142,8 @@ static bool read_product(reader *r, es_poly *out) {
       r->at += 2;
       if (!read_integer(r, &by)) return false;
       if (by == 0) return fail(r, "division by 0");
-      if (!es_poly_floordiv(r->dims, out, by, &result)) return fail(r, "a quotient is too large or nested too deeply");
+      if (!es_poly_floordiv(r->dims, out, by, &result))
+        return fail(r, "a quotient is too large or nested too deeply");
     } else {
       return true;
     }
@@ -164,7 +174,8 @@ es_dim es_dim_parse(es_dims *dims, const char *text, const char **end, es_error 
   size_t shown = 0;
   while (shown < 80 && text[shown] && text[shown] != '\n') shown++;
   if (d == ES_NO_DIM)
-    es_fail(err, ESPER_ESYNTAX, "dimension \"%.*s\": %s at character %d; wanted a sum such as 2*batch + (h + 1)//2",
+    es_fail(err, dims->starved ? ESPER_ENOMEM : ESPER_ESYNTAX,
+            "dimension \"%.*s\": %s at character %d; wanted a sum such as 2*batch + (h + 1)//2",
             (int)shown, text, r.problem, (int)(r.at - text) + 1);
   return d;
 }
@@ -182,7 +193,8 @@ static bool copy_poly(es_dims *into, const es_dims *from, es_dim d, es_poly *out
 static bool copy_atom(es_dims *into, const es_dims *from, const es_atom *atom, es_poly *out) {
   if (atom->symbol < 0) {
     es_poly inner;
-    return copy_poly(into, from, atom->inner, &inner) && es_poly_floordiv(into, &inner, atom->by, out);
+    return copy_poly(into, from, atom->inner, &inner) &&
+           es_poly_floordiv(into, &inner, atom->by, out);
   }
   int32_t symbol = copy_symbol(into, &from->symbols[atom->symbol]);
   if (symbol >= 0) es_poly_atom(out, symbol);
@@ -213,14 +225,16 @@ es_dim es_dim_copy(es_dims *into, const es_dims *from, es_dim d) {
 }
 
 /* ---- bytes ----
- * "dims 1 SYMBOLS HANDLES\n", then a line "NAME MIN MAX DECLARED\n" for each symbol and one printed expression for
- * each handle: text costs a few bytes more than varints and needs no second hardened decoder. */
+ * "dims 1 SYMBOLS HANDLES\n", then a line "NAME MIN MAX DECLARED\n" for each symbol and one printed
+ * expression for each handle: text costs a few bytes more than varints and needs no second hardened
+ * decoder. */
 
 void es_dims_encode(const es_dims *dims, es_text *out) {
   es_text_add(out, "dims 1 %d %d\n", (int)dims->symbol_count, (int)dims->count);
   for (int32_t i = 0; i < dims->symbol_count; i++) {
     const es_symbol *s = &dims->symbols[i];
-    es_text_add(out, "%s %lld %lld %d\n", s->name, (long long)s->min, (long long)s->max, s->declared);
+    es_text_add(out, "%s %lld %lld %d\n", s->name, (long long)s->min, (long long)s->max,
+                s->declared);
   }
   for (es_dim d = 0; d < dims->count; d++) {
     es_dim_print(dims, d, out);
@@ -241,8 +255,8 @@ static bool decode_symbol(reader *r, int32_t index) {
   while (is_letter(*r->at) || is_digit(*r->at)) r->at++;
   int32_t atom = es_symbol_atom(r->dims, start, (size_t)(r->at - start));
   if (atom < 0 || r->dims->atoms[atom].symbol != index) return fail(r, "bad or repeated symbol");
-  if (!expect(r, " ") || !read_integer(r, &min) || !expect(r, " ") || !read_integer(r, &max) || !expect(r, " ") ||
-      !read_integer(r, &declared) || !expect(r, "\n"))
+  if (!expect(r, " ") || !read_integer(r, &min) || !expect(r, " ") || !read_integer(r, &max) ||
+      !expect(r, " ") || !read_integer(r, &declared) || !expect(r, "\n"))
     return false;
   if (min > max || max > ES_SYMBOL_LIMIT || declared > 1) return fail(r, "bad range");
   es_symbol *symbol = &r->dims->symbols[index];
@@ -255,16 +269,18 @@ static bool decode_symbol(reader *r, int32_t index) {
 
 static bool decode_body(reader *r) {
   int64_t symbols, handles;
-  if (!expect(r, "dims 1 ") || !read_integer(r, &symbols) || !expect(r, " ") || !read_integer(r, &handles) ||
-      !expect(r, "\n"))
+  if (!expect(r, "dims 1 ") || !read_integer(r, &symbols) || !expect(r, " ") ||
+      !read_integer(r, &handles) || !expect(r, "\n"))
     return false;
-  if (symbols > ES_SYMBOLS_MAX || handles > ES_DIMS_MAX) return fail(r, "too many symbols or dimensions");
+  if (symbols > ES_SYMBOLS_MAX || handles > ES_DIMS_MAX)
+    return fail(r, "too many symbols or dimensions");
   for (int32_t i = 0; i < symbols; i++)
     if (!decode_symbol(r, i)) return false;
   for (es_dim d = 0; d < handles; d++) {
     es_poly poly;
     if (!read_sum(r, &poly) || !expect(r, "\n")) return false;
-    if (es_poly_intern(r->dims, &poly) != d) return fail(r, "a dimension is repeated or out of order");
+    if (es_poly_intern(r->dims, &poly) != d)
+      return fail(r, "a dimension is repeated or out of order");
   }
   return r->dims->symbol_count == symbols ? true : fail(r, "a symbol is not listed");
 }
@@ -278,12 +294,14 @@ es_dims *es_dims_decode(const uint8_t *bytes, size_t length, size_t *used, es_er
     es_fail(err, ESPER_ENOMEM, "no memory to read %zu bytes of dimensions", length);
     return NULL;
   }
-  if (length) memcpy(text, bytes, length); /* a NUL inside ends the text early, which is then an error */
+  if (length)
+    memcpy(text, bytes, length); /* a NUL inside ends the text early, which is then an error */
   reader r = { .dims = dims, .at = text };
   bool fits = decode_body(&r);
   if (fits && used) *used = (size_t)(r.at - text);
   if (!fits) {
-    es_fail(err, ESPER_ECORRUPT, "dimensions, byte %zu: %s", (size_t)(r.at - text), r.problem);
+    es_fail(err, dims->starved ? ESPER_ENOMEM : ESPER_ECORRUPT, "dimensions, byte %zu: %s",
+            (size_t)(r.at - text), r.problem);
     es_dims_release(dims);
     dims = NULL;
   }

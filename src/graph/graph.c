@@ -6,13 +6,13 @@
 
 struct es_graph {
   es_dims *dims;
-  es_arena *arena;           /* names */
+  es_arena *arena; /* names */
   char *name;
   es_node *nodes;
   int32_t count, room;
   es_root *roots;
   int32_t root_count, root_room;
-  es_id *slots;              /* interface names: open addressing, node + 1, 0 = empty, at most half full */
+  es_id *slots; /* interface names: open addressing, node + 1, 0 = empty, at most half full */
   int32_t slot_count, leaf_count;
 };
 
@@ -21,7 +21,8 @@ bool es_name_fits(const char *name) {
   for (; name[i]; i++) {
     char c = name[i];
     bool letter = c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    if (i == ES_NAME_MAX || !(letter || (i > 0 && (c == '.' || (c >= '0' && c <= '9'))))) return false;
+    if (i == ES_NAME_MAX || !(letter || (i > 0 && (c == '.' || (c >= '0' && c <= '9')))))
+      return false;
   }
   return i > 0;
 }
@@ -29,9 +30,13 @@ bool es_name_fits(const char *name) {
 /* Keeps [A-Za-z0-9_./-], so that the printed graph stays parseable whatever a file was called. */
 static void clean_name(char *name) {
   for (char *c = name; *c; c++) {
-    bool fits = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || strchr("_./-", *c);
+    bool fits = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
+                strchr("_./-", *c);
     if (!fits) *c = '_';
-    if (c - name == ES_NAME_MAX) { *c = 0; break; }
+    if (c - name == ES_NAME_MAX) {
+      *c = 0;
+      break;
+    }
   }
 }
 
@@ -42,7 +47,8 @@ es_graph *es_graph_new(const char *name, es_dims *dims) {
   graph->arena = es_arena_new();
   graph->slot_count = 64;
   graph->slots = es_alloc_array(64, sizeof *graph->slots);
-  if (graph->dims && graph->arena && graph->slots) graph->name = es_arena_text(graph->arena, name ? name : "");
+  if (graph->dims && graph->arena && graph->slots)
+    graph->name = es_arena_text(graph->arena, name ? name : "");
   if (graph->name) {
     clean_name(graph->name);
     return graph;
@@ -76,7 +82,9 @@ const es_root *es_graph_root_get(const es_graph *graph, int32_t index) {
 
 /* ---- interface names ---- */
 
-static bool is_named_leaf(int op) { return op == ES_OP_input || op == ES_OP_param || op == ES_OP_buffer; }
+static bool is_named_leaf(int op) {
+  return op == ES_OP_input || op == ES_OP_param || op == ES_OP_buffer;
+}
 
 static uint32_t hash_name(const char *name) {
   uint32_t h = 2166136261u; /* FNV-1a */
@@ -88,7 +96,8 @@ static uint32_t hash_name(const char *name) {
 static int32_t name_slot(const es_graph *graph, const char *name) {
   uint32_t mask = (uint32_t)graph->slot_count - 1;
   uint32_t s = hash_name(name) & mask;
-  while (graph->slots[s] && strcmp(graph->nodes[graph->slots[s] - 1].name, name) != 0) s = (s + 1) & mask;
+  while (graph->slots[s] && strcmp(graph->nodes[graph->slots[s] - 1].name, name) != 0)
+    s = (s + 1) & mask;
   return (int32_t)s;
 }
 
@@ -105,7 +114,9 @@ static bool widen_names(es_graph *graph) {
   return true;
 }
 
-es_id es_graph_find(const es_graph *graph, const char *name) { return graph->slots[name_slot(graph, name)] - 1; }
+es_id es_graph_find(const es_graph *graph, const char *name) {
+  return graph->slots[name_slot(graph, name)] - 1;
+}
 
 /* ---- adding ---- */
 
@@ -122,14 +133,19 @@ static bool reserve(void **array, int32_t *room, int32_t count, size_t size) {
 static esper_status check_name(es_graph *graph, const es_node *node, es_error *err) {
   const char *op = es_op_get(node->op)->name;
   bool leaf = is_named_leaf(node->op);
-  if (leaf && !node->name) return es_fail(err, ESPER_ENAME, "%s: has no name; every %s needs one", op, op);
+  if (leaf && !node->name)
+    return es_fail(err, ESPER_ENAME, "%s: has no name; every %s needs one", op, op);
   if (node->name && !es_name_fits(node->name))
-    return es_fail(err, ESPER_ENAME, "%s: name \"%.140s\" is not [A-Za-z_][A-Za-z0-9_.]* of at most %d bytes", op,
+    return es_fail(err, ESPER_ENAME,
+                   "%s: name \"%.140s\" is not [A-Za-z_][A-Za-z0-9_.]* of at most %d bytes", op,
                    node->name, ES_NAME_MAX);
   es_id taken = leaf ? es_graph_find(graph, node->name) : -1;
   if (taken >= 0)
-    return es_fail(err, ESPER_ENAME, "%s: the name \"%s\" is already taken by %s %%%d; inputs, params and buffers need "
-                   "different names", op, node->name, es_op_get(graph->nodes[taken].op)->name, (int)taken);
+    return es_fail(
+        err, ESPER_ENAME,
+        "%s: the name \"%s\" is already taken by %s %%%d; inputs, params and buffers need "
+        "different names",
+        op, node->name, es_op_get(graph->nodes[taken].op)->name, (int)taken);
   return ESPER_OK;
 }
 
@@ -158,18 +174,20 @@ es_id es_graph_add(es_graph *graph, const es_node *given, es_error *err) {
   return graph->count++;
 }
 
-es_id es_graph_copy_node(es_graph *graph, const es_graph *src, es_id id, const es_id *map, es_error *err) {
+es_id es_graph_copy_node(es_graph *graph, const es_graph *src, es_id id, const es_id *map,
+                         es_error *err) {
   const es_node *old = es_graph_node(src, id);
   if (!old) {
-    es_fail(err, ESPER_EARG, "copy of node %%%d: the source graph has nodes 0..%d", (int)id, (int)src->count - 1);
+    es_fail(err, ESPER_EARG, "copy of node %%%d: the source graph has nodes 0..%d", (int)id,
+            (int)src->count - 1);
     return -1;
   }
   es_node node = *old;
   for (int32_t k = 0; k < node.nin; k++) {
     node.in[k] = map[node.in[k]];
     if (node.in[k] >= 0) continue;
-    es_fail(err, ESPER_EARG, "copy of node %%%d (%s): its input %%%d was not copied before it", (int)id,
-            es_op_get(node.op)->name, (int)old->in[k]);
+    es_fail(err, ESPER_EARG, "copy of node %%%d (%s): its input %%%d was not copied before it",
+            (int)id, es_op_get(node.op)->name, (int)old->in[k]);
     return -1;
   }
   for (int32_t k = 0; k < node.nd; k++) node.d[k] = es_dim_copy(graph->dims, src->dims, node.d[k]);
@@ -179,7 +197,8 @@ es_id es_graph_copy_node(es_graph *graph, const es_graph *src, es_id id, const e
 /* ---- roots ---- */
 
 static bool same_type(const es_node *a, const es_node *b) {
-  return a->dtype == b->dtype && a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof a->shape[0]) == 0;
+  return a->dtype == b->dtype && a->rank == b->rank &&
+         memcmp(a->shape, b->shape, a->rank * sizeof a->shape[0]) == 0;
 }
 
 static esper_status check_update(const es_graph *graph, const char *name, es_id id, es_error *err) {
@@ -188,31 +207,36 @@ static esper_status check_update(const es_graph *graph, const char *name, es_id 
     return es_fail(err, ESPER_ENAME, "update \"%s\": the graph has no buffer of that name", name);
   es_shaper show = { .dims = graph->dims };
   if (!same_type(&graph->nodes[found], &graph->nodes[id]))
-    return es_fail(err, graph->nodes[found].dtype == graph->nodes[id].dtype ? ESPER_ESHAPE : ESPER_EDTYPE,
-                   "update \"%s\": the new value is %s, the buffer is %s; they must be alike", name,
-                   es_show(&show, &graph->nodes[id]), es_show(&show, &graph->nodes[found]));
+    return es_fail(
+        err, graph->nodes[found].dtype == graph->nodes[id].dtype ? ESPER_ESHAPE : ESPER_EDTYPE,
+        "update \"%s\": the new value is %s, the buffer is %s; they must be alike", name,
+        es_show(&show, &graph->nodes[id]), es_show(&show, &graph->nodes[found]));
   return ESPER_OK;
 }
 
-esper_status es_graph_root(es_graph *graph, int32_t kind, const char *name, es_id node, es_error *err) {
+esper_status es_graph_root(es_graph *graph, int32_t kind, const char *name, es_id node,
+                           es_error *err) {
   const char *kind_name = kind == ES_ROOT_update ? "update" : "output";
   if (kind != ES_ROOT_output && kind != ES_ROOT_update)
     return es_fail(err, ESPER_EARG, "root kind %d is neither output nor update", (int)kind);
   if (!name || !es_name_fits(name))
-    return es_fail(err, ESPER_ENAME, "%s name \"%.140s\" is not [A-Za-z_][A-Za-z0-9_.]* of at most %d bytes", kind_name,
-                   name ? name : "", ES_NAME_MAX);
+    return es_fail(err, ESPER_ENAME,
+                   "%s name \"%.140s\" is not [A-Za-z_][A-Za-z0-9_.]* of at most %d bytes",
+                   kind_name, name ? name : "", ES_NAME_MAX);
   if (node < 0 || node >= graph->count)
-    return es_fail(err, ESPER_EARG, "%s \"%s\" is node %%%d; the graph has nodes 0..%d", kind_name, name, (int)node,
-                   (int)graph->count - 1);
+    return es_fail(err, ESPER_EARG, "%s \"%s\" is node %%%d; the graph has nodes 0..%d", kind_name,
+                   name, (int)node, (int)graph->count - 1);
   for (int32_t i = 0; i < graph->root_count; i++)
     if (graph->roots[i].kind == kind && strcmp(graph->roots[i].name, name) == 0)
       return es_fail(err, ESPER_ENAME, "%s \"%s\" is given twice", kind_name, name);
   esper_status status = kind == ES_ROOT_update ? check_update(graph, name, node, err) : ESPER_OK;
   if (status != ESPER_OK) return status;
   if (graph->root_count == ES_ROOTS_MAX)
-    return es_fail(err, ESPER_ELIMIT, "graph has %d outputs and updates, the most it may have", ES_ROOTS_MAX);
+    return es_fail(err, ESPER_ELIMIT, "graph has %d outputs and updates, the most it may have",
+                   ES_ROOTS_MAX);
   char *copy = es_arena_text(graph->arena, name);
-  if (!copy || !reserve((void **)&graph->roots, &graph->root_room, graph->root_count, sizeof *graph->roots))
+  if (!copy ||
+      !reserve((void **)&graph->roots, &graph->root_room, graph->root_count, sizeof *graph->roots))
     return es_fail(err, ESPER_ENOMEM, "no memory for %s \"%s\"", kind_name, name);
   graph->roots[graph->root_count++] = (es_root){ .name = copy, .node = node, .kind = kind };
   return ESPER_OK;

@@ -1,5 +1,6 @@
 /* The tables of ops, dtypes and inits, made from the .def files; every other part asks here.
- * Invariant: the attribute schemas are parsed once, before the first es_op_get returns, and never change. */
+ * Invariant: the attribute schemas are parsed once, before the first es_op_get returns, and never
+ * change. */
 #include <assert.h>
 #include <pthread.h>
 #include <string.h>
@@ -8,25 +9,42 @@
 
 /* ---- dtypes and inits ---- */
 
-static const struct { const char *name; int32_t bytes; } dtypes[ES_DTYPE_COUNT] = {
+static const struct {
+  const char *name;
+  int32_t bytes;
+} dtypes[ES_DTYPE_COUNT] = {
 #define D(name, bytes, class_, ctype, dlpack, npy) { #name, bytes },
 #include "graph/dtypes.def"
 #undef D
 };
 
-static const struct { const char *name; int32_t arity; double def[2]; } inits[ES_INIT_COUNT] = {
+static const struct {
+  const char *name;
+  int32_t arity;
+  double def[2];
+} inits[ES_INIT_COUNT] = {
 #define I(name, arity, f0, f1, doc) { #name, arity, { f0, f1 } },
 #include "graph/inits.def"
 #undef I
 };
 
-const char *es_dtype_name(int32_t dtype) { return dtype >= 0 && dtype < ES_DTYPE_COUNT ? dtypes[dtype].name : NULL; }
-int32_t es_dtype_bytes(int32_t dtype) { return dtype >= 0 && dtype < ES_DTYPE_COUNT ? dtypes[dtype].bytes : 0; }
-const char *es_init_name(int32_t init) { return init >= 0 && init < ES_INIT_COUNT ? inits[init].name : NULL; }
-int32_t es_init_arity(int32_t init) { return init >= 0 && init < ES_INIT_COUNT ? inits[init].arity : 0; }
+const char *es_dtype_name(int32_t dtype) {
+  return dtype >= 0 && dtype < ES_DTYPE_COUNT ? dtypes[dtype].name : NULL;
+}
+int32_t es_dtype_bytes(int32_t dtype) {
+  return dtype >= 0 && dtype < ES_DTYPE_COUNT ? dtypes[dtype].bytes : 0;
+}
+const char *es_init_name(int32_t init) {
+  return init >= 0 && init < ES_INIT_COUNT ? inits[init].name : NULL;
+}
+int32_t es_init_arity(int32_t init) {
+  return init >= 0 && init < ES_INIT_COUNT ? inits[init].arity : 0;
+}
 
 double es_init_default(int32_t init, int32_t argument) {
-  return init >= 0 && init < ES_INIT_COUNT && (argument == 0 || argument == 1) ? inits[init].def[argument] : 0;
+  return init >= 0 && init < ES_INIT_COUNT && (argument == 0 || argument == 1)
+             ? inits[init].def[argument]
+             : 0;
 }
 
 int32_t es_dtype_find(const char *name) {
@@ -43,15 +61,21 @@ int32_t es_init_find(const char *name) {
 
 /* ---- ops ---- */
 
-typedef struct op_row { const char *name, *class_name; es_class class_; int lo, hi; const char *shape, *attrs, *doc; } op_row;
+typedef struct op_row {
+  const char *name, *class_name;
+  es_class class_;
+  int lo, hi;
+  const char *shape, *attrs, *doc;
+} op_row;
 
 static const op_row rows[ES_OP_COUNT] = {
-#define OP(name, class_, lo, hi, shape, attrs, doc) { #name, #class_, ES_CLASS_##class_, lo, hi, #shape, attrs, doc },
+#define OP(name, class_, lo, hi, shape, attrs, doc)                                                \
+  { #name, #class_, ES_CLASS_##class_, lo, hi, #shape, attrs, doc },
 #include "graph/ops.def"
 #undef OP
 };
 
-enum { ATTRS_MAX = sizeof ((es_op_info *)0)->attrs / sizeof(es_attr), NAMES_ROOM = 128 };
+enum { ATTRS_MAX = sizeof((es_op_info *)0)->attrs / sizeof(es_attr), NAMES_ROOM = 128 };
 static es_op_info infos[ES_OP_COUNT];
 static char names[ES_OP_COUNT][NAMES_ROOM]; /* attribute names, each terminated */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -63,7 +87,8 @@ static void slots_of(char type, int *ints, int *numbers, int *dims) {
   *dims = type == 'd' ? 1 : type == 'D' ? ES_RANK_MAX : 0;
 }
 
-/* "name:type[=default[,default]]" up to a space; the schema is ours, so a mistake in it is a defect. */
+/* "name:type[=default[,default]]" up to a space; the schema is ours, so a mistake in it is a
+ * defect. */
 static const char *parse_attr(const char *text, char **room, es_attr *attr) {
   size_t length = strcspn(text, ":");
   memcpy(*room, text, length); /* the rest of the room is zero */
@@ -85,8 +110,13 @@ static const char *parse_attr(const char *text, char **room, es_attr *attr) {
 static void fill_info(int32_t op) {
   const op_row *row = &rows[op];
   es_op_info *info = &infos[op];
-  *info = (es_op_info){ .name = row->name, .class_name = row->class_name, .shape_rule = row->shape, .doc = row->doc,
-                        .class_ = row->class_, .min_in = row->lo, .max_in = row->hi };
+  *info = (es_op_info){ .name = row->name,
+                        .class_name = row->class_name,
+                        .shape_rule = row->shape,
+                        .doc = row->doc,
+                        .class_ = row->class_,
+                        .min_in = row->lo,
+                        .max_in = row->hi };
   char *room = names[op];
   int ints = 0, numbers = 0, dims = 0;
   assert(strlen(row->attrs) < NAMES_ROOM);
@@ -100,7 +130,8 @@ static void fill_info(int32_t op) {
     ints += more_ints;
     numbers += more_numbers;
     dims += more_dims;
-    assert(more_ints + more_numbers + more_dims > 0 && ints <= ES_ATTR_INTS && numbers <= 2 && dims <= ES_RANK_MAX);
+    assert(more_ints + more_numbers + more_dims > 0 && ints <= ES_ATTR_INTS && numbers <= 2 &&
+           dims <= ES_RANK_MAX);
   }
 }
 
@@ -133,7 +164,8 @@ static int distance(const char *a, int m, const char *b, int n) {
       int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
       if (d[i - 1][j] + 1 < best) best = d[i - 1][j] + 1;
       if (d[i][j - 1] + 1 < best) best = d[i][j - 1] + 1;
-      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < best)
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+          d[i - 2][j - 2] + 1 < best)
         best = d[i - 2][j - 2] + 1;
       d[i][j] = best;
     }
@@ -144,14 +176,15 @@ const char *es_op_suggest(const char *name) {
   int length = (int)strnlen(name, NAME_MAX_LENGTH + 1);
   if (length == 0 || length > NAME_MAX_LENGTH) return NULL;
   const char *nearest = NULL;
-  int best = length < 6 ? 2 : 1 + length / 3; /* a third of the name may be wrong, and at least one letter */
+  int best = length < 6 ? 2 : 1 + length / 3; /* up to a third of the name may be wrong */
   for (int32_t op = 0; op < ES_OP_COUNT; op++) {
     int edits = distance(name, length, rows[op].name, (int)strlen(rows[op].name));
     if (edits >= best) continue;
     best = edits;
     nearest = rows[op].name;
   }
-  for (int32_t op = 0; !nearest && length >= 3 && op < ES_OP_COUNT; op++) /* "mean" -> reduce_mean */
+  /* A part of a name: "mean" -> reduce_mean. */
+  for (int32_t op = 0; !nearest && length >= 3 && op < ES_OP_COUNT; op++)
     if (strstr(rows[op].name, name)) nearest = rows[op].name;
   return nearest;
 }

@@ -1,6 +1,8 @@
-/* Graph text, in. The format is in graph.h. The bytes may come from a store or a worker that was attacked:
- * every length is bounded, nothing is trusted, and each node goes through es_graph_add like any other.
- * Invariant: a graph that comes out passes es_graph_check, and printing it gives what was read, normalised. */
+/* Graph text, in. The format is in graph.h. The bytes may come from a store or a worker that was
+ * attacked: every length is bounded, nothing is trusted, and each node goes through es_graph_add
+ * like any other.
+ * Invariant: a graph that comes out passes es_graph_check, and printing it gives what was read,
+ * normalised. */
 #include <limits.h>
 #include <string.h>
 #include "base/memory.h"
@@ -10,10 +12,10 @@
 enum { TEXT_MAX = 16 << 20, WORD_MAX = 64 };
 
 typedef struct reader {
-  const char *at;            /* terminated by NUL; lines end with '\n' */
-  const char *word;          /* start of the last word or number, for messages about what it says */
+  const char *at;   /* terminated by NUL; lines end with '\n' */
+  const char *word; /* start of the last word or number, for messages about what it says */
   int line;
-  int32_t symbols;           /* declared so far */
+  int32_t symbols; /* declared so far */
   es_graph *graph;
   es_error *err;
 } reader;
@@ -23,8 +25,8 @@ typedef struct line_parts {
   es_node node;
   char name[ES_NAME_MAX + 1];
   bool named, typed;
-  unsigned seen;             /* bit per attribute of the schema */
-  int32_t dtype, rank;       /* of the type that was given */
+  unsigned seen;       /* bit per attribute of the schema */
+  int32_t dtype, rank; /* of the type that was given */
   es_dim shape[ES_RANK_MAX];
 } line_parts;
 
@@ -63,7 +65,9 @@ static bool take(reader *r, char c) {
 }
 
 static bool is_digit(char c) { return c >= '0' && c <= '9'; }
-static bool is_word(char c) { return is_digit(c) || c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+static bool is_word(char c) {
+  return is_digit(c) || c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
 
 static bool read_word(reader *r, char word[WORD_MAX + 1]) {
   size_t length = 0;
@@ -128,7 +132,9 @@ static bool read_dim(reader *r, es_dim *out) {
   es_dims *dims = es_graph_dims(r->graph);
   *out = es_dim_parse(dims, r->at, &r->at, &why);
   if (*out == ES_NO_DIM) return pass_on(r, &why);
-  return es_symbol_count(dims) == r->symbols ? true : fail(r, "a symbol that no symbol line declares was used");
+  return es_symbol_count(dims) == r->symbols
+             ? true
+             : fail(r, "a symbol that no symbol line declares was used");
 }
 
 static bool read_dims(reader *r, es_dim *dims, int32_t *count) {
@@ -168,7 +174,8 @@ static bool read_init(reader *r, es_node *node) {
   if (init < 0) return refuse(r, "unknown init");
   node->i[0] = init;
   for (int32_t k = 0; k < arity; k++)
-    if (!take(r, k ? ',' : '(') || !read_number(r, &node->f[k])) return fail(r, "the init's arguments were wanted");
+    if (!take(r, k ? ',' : '(') || !read_number(r, &node->f[k]))
+      return fail(r, "the init's arguments were wanted");
   return arity == 0 || take(r, ')') ? true : fail(r, "')' was wanted");
 }
 
@@ -197,8 +204,10 @@ static bool read_value(reader *r, const es_attr *attr, es_node *node) {
       *i = dtype;
       return true;
     case 'f': return read_number(r, &node->f[attr->slot]);
-    case 'd': return take(r, '[') && read_dim(r, &node->d[attr->slot]) && take(r, ']') ? true
-                     : r->err->status ? false : fail(r, "one dimension in brackets was wanted");
+    case 'd':
+      return take(r, '[') && read_dim(r, &node->d[attr->slot]) && take(r, ']') ? true
+             : r->err->status                                                  ? false
+                              : fail(r, "one dimension in brackets was wanted");
     case 'D': return read_dims(r, node->d, &node->nd);
     default: return read_integer(r, i);
   }
@@ -210,7 +219,9 @@ static bool read_attr(reader *r, const es_op_info *op, line_parts *parts) {
   bool drawn = parts->node.op == ES_OP_param || parts->node.op == ES_OP_buffer;
   for (int32_t k = 0; k < op->attr_count; k++) {
     if (strcmp(op->attrs[k].name, word) != 0) continue;
-    if (op->class_ == ES_CLASS_leaf && parts->node.op != ES_OP_const && !(drawn && op->attrs[k].type == 'i')) break;
+    if (op->class_ == ES_CLASS_leaf && parts->node.op != ES_OP_const &&
+        !(drawn && op->attrs[k].type == 'i'))
+      break;
     if (parts->seen >> k & 1) return refuse(r, "an attribute is given twice");
     parts->seen |= 1u << k;
     if (!take(r, '=')) return fail(r, "'=' was wanted");
@@ -263,7 +274,8 @@ static bool add_node(reader *r, line_parts *parts) {
                         memcmp(node->shape, parts->shape, node->rank * sizeof node->shape[0]) == 0))
     return true;
   es_shaper show = { .dims = es_graph_dims(r->graph) };
-  es_fail(r->err, ESPER_ESYNTAX, "graph text, line %d: the type that is given is not that of the node, %s", r->line,
+  es_fail(r->err, ESPER_ESYNTAX,
+          "graph text, line %d: the type that is given is not that of the node, %s", r->line,
           es_show(&show, node));
   return false;
 }
@@ -289,12 +301,18 @@ static bool read_node_line(reader *r) {
   bool fits = true;
   while (fits && !at_end(r)) {
     char c = *r->at;
-    if (c == '%') fits = read_input(r, &parts);
-    else if (c == '"' && parts.named) return fail(r, "a second name");
-    else if (c == '"') fits = parts.named = read_quoted(r, parts.name);
-    else if (c == ':' && op->class_ != ES_CLASS_leaf) fits = (r->at++, read_type(r, &parts));
-    else if (op->class_ == ES_CLASS_leaf && !parts.typed) fits = read_type(r, &parts);
-    else fits = read_attr(r, op, &parts);
+    if (c == '%')
+      fits = read_input(r, &parts);
+    else if (c == '"' && parts.named)
+      return fail(r, "a second name");
+    else if (c == '"')
+      fits = parts.named = read_quoted(r, parts.name);
+    else if (c == ':' && op->class_ != ES_CLASS_leaf)
+      fits = (r->at++, read_type(r, &parts));
+    else if (op->class_ == ES_CLASS_leaf && !parts.typed)
+      fits = read_type(r, &parts);
+    else
+      fits = read_attr(r, op, &parts);
   }
   return fits && complete(r, op, &parts) && add_node(r, &parts);
 }
@@ -305,8 +323,10 @@ static bool read_symbol_line(reader *r) {
   es_error why = { 0 };
   if (es_graph_count(r->graph)) return fail(r, "symbols stand before the nodes");
   if (!read_word(r, word) || !read_integer(r, &min) || !read_integer(r, &max)) return false;
-  if (es_dim_range(es_graph_dims(r->graph), word, min, max, &why) != ESPER_OK) return pass_on(r, &why);
-  if (es_symbol_count(es_graph_dims(r->graph)) != ++r->symbols) return refuse(r, "a symbol is declared twice");
+  if (es_dim_range(es_graph_dims(r->graph), word, min, max, &why) != ESPER_OK)
+    return pass_on(r, &why);
+  if (es_symbol_count(es_graph_dims(r->graph)) != ++r->symbols)
+    return refuse(r, "a symbol is declared twice");
   return true;
 }
 
@@ -342,8 +362,10 @@ static bool read_line(reader *r) {
 
 static bool read_lines(reader *r) {
   for (; *r->at; r->line++) {
-    if (*r->at == '#') r->at += strcspn(r->at, "\n");
-    else if (!at_end(r) && !read_line(r)) return false;
+    if (*r->at == '#')
+      r->at += strcspn(r->at, "\n");
+    else if (!at_end(r) && !read_line(r))
+      return false;
     if (!at_end(r)) return fail(r, "the line should have ended");
     if (*r->at) r->at++;
   }
@@ -352,8 +374,8 @@ static bool read_lines(reader *r) {
 
 es_graph *es_graph_parse(const char *text, size_t length, es_error *err) {
   if (length > TEXT_MAX || (length && memchr(text, 0, length))) {
-    es_fail(err, length > TEXT_MAX ? ESPER_ELIMIT : ESPER_ESYNTAX, "graph text of %zu bytes %s", length,
-            length > TEXT_MAX ? "is over the limit of 16 MiB" : "has a NUL byte in it");
+    es_fail(err, length > TEXT_MAX ? ESPER_ELIMIT : ESPER_ESYNTAX, "graph text of %zu bytes %s",
+            length, length > TEXT_MAX ? "is over the limit of 16 MiB" : "has a NUL byte in it");
     return NULL;
   }
   es_error own = { 0 }; /* the caller's may be NULL, and parts of the parser look at the status */

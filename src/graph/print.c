@@ -36,14 +36,16 @@ static void print_axes(int64_t mask, es_text *out) {
     }
 }
 
-static void print_attr(const es_graph *graph, const es_node *node, const es_attr *attr, es_text *out) {
+static void print_attr(const es_graph *graph, const es_node *node, const es_attr *attr,
+                       es_text *out) {
   const int64_t *i = &node->i[attr->slot];
   es_text_add(out, " %s=", attr->name);
   switch (attr->type) {
     case '2': es_text_add(out, "%lld,%lld", (long long)i[0], (long long)i[1]); break;
     case 'm': print_axes(*i, out); break;
     case 'p':
-      for (int k = 0; k < node->rank; k++) es_text_add(out, "%s%lld", k ? "," : "", (long long)i[k]);
+      for (int k = 0; k < node->rank; k++)
+        es_text_add(out, "%s%lld", k ? "," : "", (long long)i[k]);
       break;
     case 't': es_text_add(out, "%s", es_dtype_name((int32_t)*i)); break;
     case 'f': es_text_number(out, node->f[attr->slot]); break;
@@ -56,18 +58,21 @@ static void print_attr(const es_graph *graph, const es_node *node, const es_attr
 static void print_node(const es_graph *graph, es_id id, bool labels, es_text *out) {
   const es_node *node = es_graph_node(graph, id);
   const es_op_info *op = es_op_get(node->op);
-  bool drawn = node->op == ES_OP_param || node->op == ES_OP_buffer, named = node->op == ES_OP_input || drawn;
+  bool drawn = node->op == ES_OP_param || node->op == ES_OP_buffer,
+       named = node->op == ES_OP_input || drawn;
   es_text_add(out, "%%%d = %s", (int)id, op->name);
   if (named) es_text_add(out, " \"%s\"", node->name);
   if (op->class_ == ES_CLASS_leaf) print_type(graph, node, out);
   for (int32_t k = 0; k < node->nin; k++) es_text_add(out, " %%%d", (int)node->in[k]);
   if (drawn) print_init(node, out);
-  for (int32_t k = 0; !named && k < op->attr_count; k++) print_attr(graph, node, &op->attrs[k], out);
+  for (int32_t k = 0; !named && k < op->attr_count; k++)
+    print_attr(graph, node, &op->attrs[k], out);
   if (op->class_ != ES_CLASS_leaf) {
     es_text_bytes(out, " :", 2);
     print_type(graph, node, out);
   }
-  if (!named && node->name && (labels || node->op == ES_OP_telemetry_probe)) es_text_add(out, " \"%s\"", node->name);
+  if (!named && node->name && (labels || node->op == ES_OP_telemetry_probe))
+    es_text_add(out, " \"%s\"", node->name);
   es_text_bytes(out, "\n", 1);
 }
 
@@ -81,7 +86,8 @@ static void print_symbols(const es_graph *graph, es_text *out) {
   for (int32_t k = 0; k < count; k++) {
     int64_t min, max;
     es_symbol_range(dims, order[k], &min, &max);
-    es_text_add(out, "symbol %s %lld %lld\n", es_symbol_name(dims, order[k]), (long long)min, (long long)max);
+    es_text_add(out, "symbol %s %lld %lld\n", es_symbol_name(dims, order[k]), (long long)min,
+                (long long)max);
   }
 }
 
@@ -91,6 +97,7 @@ void es_graph_print(const es_graph *graph, bool labels, es_text *out) {
   for (es_id id = 0; id < es_graph_count(graph); id++) print_node(graph, id, labels, out);
   for (int32_t k = 0; k < es_graph_root_count(graph); k++) {
     const es_root *root = es_graph_root_get(graph, k);
-    es_text_add(out, "%s \"%s\" %%%d\n", root->kind == ES_ROOT_update ? "update" : "output", root->name, (int)root->node);
+    es_text_add(out, "%s \"%s\" %%%d\n", root->kind == ES_ROOT_update ? "update" : "output",
+                root->name, (int)root->node);
   }
 }

@@ -1,5 +1,7 @@
-/* Shape rules of data movement and of indices: who lies where, nothing is computed. See shape.h for how rules work.
- * Invariant: what a kernel may index is PROVED here over the whole range of the symbols, or the node is refused. */
+/* Shape rules of data movement and of indices: who lies where, nothing is computed. See shape.h
+ * for how rules work.
+ * Invariant: what a kernel may index is PROVED here over the whole range of the symbols, or the
+ * node is refused. */
 #include <string.h>
 #include "graph/shape.h"
 
@@ -13,13 +15,16 @@ static es_dim element_count(es_shaper *s, const es_dim *shape, int rank) {
 
 esper_status es_shape_reshape(es_shaper *s) {
   es_node *node = s->node;
-  es_dim have = element_count(s, s->in[0]->shape, s->in[0]->rank), want = element_count(s, node->d, node->nd);
+  es_dim have = element_count(s, s->in[0]->shape, s->in[0]->rank),
+         want = element_count(s, node->d, node->nd);
   node->rank = (uint8_t)node->nd;
   memcpy(node->shape, node->d, sizeof node->shape);
   if (have == ES_NO_DIM || want == ES_NO_DIM) return es_refuse_dim(s, "the number of elements");
   if (have == want) return ESPER_OK;
-  return es_refuse(s, ESPER_ESHAPE, "%s has %s elements but %s has %s; a reshape keeps the number for every size",
-                   es_show(s, s->in[0]), es_show_dim(s, have), es_show(s, node), es_show_dim(s, want));
+  return es_refuse(s, ESPER_ESHAPE,
+                   "%s has %s elements but %s has %s; a reshape keeps the number for every size",
+                   es_show(s, s->in[0]), es_show_dim(s, have), es_show(s, node),
+                   es_show_dim(s, want));
 }
 
 esper_status es_shape_permute(es_shaper *s) {
@@ -27,10 +32,14 @@ esper_status es_shape_permute(es_shaper *s) {
   return ESPER_OK;
 }
 
-static esper_status want_proved(es_shaper *s, es_dim high, const char *high_name, es_dim low, const char *low_name) {
+static esper_status want_proved(es_shaper *s, es_dim high, const char *high_name, es_dim low,
+                                const char *low_name) {
   if (es_dim_proved_ge(s->dims, high, low)) return ESPER_OK;
-  return es_refuse(s, ESPER_ESHAPE, "%s %s <= %s %s does not hold for every size; change them, or declare the range of "
-                   "the symbols", low_name, es_show_dim(s, low), high_name, es_show_dim(s, high));
+  return es_refuse(
+      s, ESPER_ESHAPE,
+      "%s %s <= %s %s does not hold for every size; change them, or declare the range of "
+      "the symbols",
+      low_name, es_show_dim(s, low), high_name, es_show_dim(s, high));
 }
 
 esper_status es_shape_slice(es_shaper *s) {
@@ -51,14 +60,15 @@ esper_status es_shape_concat(es_shaper *s) {
   for (int k = 1; k < node->nin; k++) {
     const es_node *in = s->in[k];
     if (in->dtype != node->dtype)
-      return es_refuse(s, ESPER_EDTYPE, "input 0 is %s but input %d is %s; cast one of them", es_show(s, s->in[0]), k,
-                       es_show(s, in));
+      return es_refuse(s, ESPER_EDTYPE, "input 0 is %s but input %d is %s; cast one of them",
+                       es_show(s, s->in[0]), k, es_show(s, in));
     if (in->rank != node->rank)
-      return es_refuse(s, ESPER_ESHAPE, "input 0 is %s but input %d is %s; wanted as many axes", es_show(s, s->in[0]), k,
-                       es_show(s, in));
+      return es_refuse(s, ESPER_ESHAPE, "input 0 is %s but input %d is %s; wanted as many axes",
+                       es_show(s, s->in[0]), k, es_show(s, in));
     for (int i = 0; i < node->rank; i++) {
       if (i == axis) continue;
-      esper_status status = es_want_equal(s, in->shape[i], "an axis of a later input", node->shape[i], "that of input 0");
+      esper_status status = es_want_equal(s, in->shape[i], "an axis of a later input",
+                                          node->shape[i], "that of input 0");
       if (status) return status;
     }
     node->shape[axis] = es_dim_add(s->dims, node->shape[axis], in->shape[axis]);
@@ -73,13 +83,17 @@ esper_status es_shape_expand(es_shaper *s) {
   int64_t one;
   node->rank = (uint8_t)node->nd;
   memcpy(node->shape, node->d, sizeof node->shape);
-  if (lead < 0) return es_refuse(s, ESPER_ESHAPE, "%s cannot become %s, which has fewer axes", es_show(s, x), es_show(s, node));
+  if (lead < 0)
+    return es_refuse(s, ESPER_ESHAPE, "%s cannot become %s, which has fewer axes", es_show(s, x),
+                     es_show(s, node));
   for (int i = 0; i < x->rank; i++) {
     if (es_dim_is_const(s->dims, x->shape[i], &one) && one == 1) continue;
     if (x->shape[i] != node->shape[lead + i])
-      return es_refuse(s, ESPER_ESHAPE, "%s cannot become %s: axis %d is %s against %s; only an extent of 1 is repeated",
-                       es_show(s, x), es_show(s, node), i, es_show_dim(s, x->shape[i]),
-                       es_show_dim(s, node->shape[lead + i]));
+      return es_refuse(
+          s, ESPER_ESHAPE,
+          "%s cannot become %s: axis %d is %s against %s; only an extent of 1 is repeated",
+          es_show(s, x), es_show(s, node), i, es_show_dim(s, x->shape[i]),
+          es_show_dim(s, node->shape[lead + i]));
   }
   return ESPER_OK;
 }
@@ -106,7 +120,8 @@ static esper_status want_index_inside(es_shaper *s, int64_t axis) {
   esper_status status = es_want_index(s, 1, "idx");
   if (!status) status = es_want_rank(s, 1, "idx", x->rank, x->rank);
   for (int i = 0; !status && i < x->rank; i++)
-    if (i != axis) status = want_proved(s, x->shape[i], "that of x,", index->shape[i], "the extent of idx,");
+    if (i != axis)
+      status = want_proved(s, x->shape[i], "that of x,", index->shape[i], "the extent of idx,");
   return status;
 }
 
@@ -121,9 +136,12 @@ esper_status es_shape_scatter(es_shaper *s) {
   if (!status) status = want_index_inside(s, s->node->i[0]);
   if (status) return status;
   if (src->dtype != x->dtype)
-    return es_refuse(s, ESPER_EDTYPE, "src is %s but x is %s; cast one of them", es_show(s, src), es_show(s, x));
-  if (src->rank != index->rank || memcmp(src->shape, index->shape, src->rank * sizeof src->shape[0]) != 0)
-    return es_refuse(s, ESPER_ESHAPE, "src is %s but idx is %s; wanted one shape", es_show(s, src), es_show(s, index));
+    return es_refuse(s, ESPER_EDTYPE, "src is %s but x is %s; cast one of them", es_show(s, src),
+                     es_show(s, x));
+  if (src->rank != index->rank ||
+      memcmp(src->shape, index->shape, src->rank * sizeof src->shape[0]) != 0)
+    return es_refuse(s, ESPER_ESHAPE, "src is %s but idx is %s; wanted one shape", es_show(s, src),
+                     es_show(s, index));
   return ESPER_OK;
 }
 
@@ -151,7 +169,8 @@ esper_status es_shape_cross_entropy(es_shaper *s) {
   if (!status) status = es_want_index(s, 1, "target");
   if (!status) status = es_want_rank(s, 1, "target", logits->rank - 1, logits->rank - 1);
   for (int i = 0; !status && i < target->rank; i++)
-    status = es_want_equal(s, target->shape[i], "the axis of target", logits->shape[i], "that of logits");
+    status = es_want_equal(s, target->shape[i], "the axis of target", logits->shape[i],
+                           "that of logits");
   s->node->rank = 0;
   return status;
 }

@@ -8,7 +8,7 @@ static es_pair fated(int32_t fate) { return fate == 1 ? (es_pair){ (double)NAN, 
 /* Mean and centred squares of a row of n >= 1 elements with bounds e_i, d_i = x_i - mean, Q = sum d_i^2.
  *
  * The implementation's mean (or any running mean of Welford's method) is within
- *     M = (sum e_i)/n + (n + 2) u (sum |x_i| + e_i)/n,
+ *     M = (sum e_i)/n + (n + 2) u (sum |x_i| + e_i)/n + tiny,
  * n - 1 additions, a quotient and a rounding. Its i-th difference is d_i + t_i with |t_i| <= e_i + M + 2u|d_i|. With
  * A = sum (2|d_i| e_i + e_i^2) and Q' = Q + A >= sum (|d_i| + e_i)^2, by Cauchy and Schwarz
  *     |sum (d_i + t_i)^2 - Q| <= A + 2 M sqrt(n Q') + n M^2 + 4u Q',
@@ -28,6 +28,7 @@ es_spread es_spread_of(const es_case *c, const es_pair *row, int64_t n) {
   if (s.fate) return s;
   s.mean = sum.value / count;
   s.mean_error = (sum.error + (n > 1 ? (count + 2) * u * sum.absolute : 0)) / count;
+  if (n > 1 && sum.absolute > 0) s.mean_error += c->f.tiny;
   for (int64_t k = 0; k < n && n > 1; k++) {
     double d = fabs(row[k].v - s.mean), e = row[k].e;
     square += d * d;
@@ -54,8 +55,8 @@ static es_pair inverse_root(const es_case *c, es_pair square, int64_t n) {
   return es_pair_rsqrt(c, es_pair_add(c, es_mean_of(c, square, n), eps), floor);
 }
 
-/* d r w + b for optional operands w and b, inputs k and k + 1, element `at`. d = x - mean, size >= |x| + |mean|. It may be
- * folded to x (r w) + (b - mean r w): then b is rounded before a cancellation, and what is infinite or overflows in a
+/* d r w + b for optional operands w and b, inputs k and k + 1, element `at`. d = x - mean, size >= |x| + |mean|, of
+ * the finite ones. It may be folded to x (r w) + (b - mean r w): then b is rounded before a cancellation, and what is infinite or overflows in a
  * part need not in the whole. */
 static es_pair affine(const es_case *c, es_pair d, double size, es_pair r, int32_t k, int64_t at) {
   es_pair w = k < c->node->nin ? es_at(c->in[k], at) : (es_pair){ 1, 0 };
@@ -65,7 +66,7 @@ static es_pair affine(const es_case *c, es_pair d, double size, es_pair r, int32
     y = es_pair_add(c, y, b);
     if (isfinite(y.v) && d.e > 0) y.e += 2 * c->f.u * fabs(b.v);
   }
-  bool parts = isfinite(size) ? size * fabs(r.v * w.v) <= c->f.huge : isfinite(w.v);
+  bool parts = size * fabs(r.v * w.v) <= c->f.huge;
   return parts || isnan(y.v) ? y : (es_pair){ y.v, (double)INFINITY };
 }
 
@@ -129,7 +130,7 @@ esper_status es_rule_batch_norm(const es_case *c) {
   for (int64_t i = 0; i < x->count; i++) {
     int64_t channel = i / inner % x->shape[1];
     es_pair v = es_at(x, i), mean = es_at(c->in[1], channel), d = es_pair_sub(c, v, mean);
-    double size = fabs(v.v) + v.e + fabs(mean.v) + mean.e;
+    double size = (isfinite(v.v) ? fabs(v.v) + v.e : 0) + (isfinite(mean.v) ? fabs(mean.v) + mean.e : 0);
     if (isfinite(d.v)) d = centred(c, d.v, v.e + mean.e, size);
     es_pair root = es_pair_rsqrt(c, es_pair_add(c, es_at(c->in[2], channel), eps), 0);
     es_put(c, i, affine(c, d, size, root, 3, channel));

@@ -1,0 +1,46 @@
+-- Every blueprint of the catalogue: parameter counts of the reference system, and both certificates in both modes.
+local compile = require "esper.compile"
+local esper = require "esper"
+local kernel = require "esper.kernel"
+local validate = require "esper.validate"
+
+local SHAPES = tonumber(os.getenv "ESPER_SPEC_SHAPES" or 20)
+
+-- At the defaults: C = 64, d = 384, and the first generation's own sizes.
+local PARAMS = {
+  ["cnn/noop"] = 0, ["cnn/norm"] = 129, ["cnn/attention"] = 2112, ["cnn/depthwise"] = 4800, ["cnn/bottleneck"] = 4480,
+  ["cnn/conv_small"] = 4224, ["cnn/conv_light"] = 36992, ["cnn/conv_heavy"] = 73984,
+  ["transformer/noop"] = 0, ["transformer/norm"] = 769, ["transformer/lora"] = 6144, ["transformer/lora_large"] = 24576,
+  ["transformer/attention"] = 591360, ["transformer/flex_attention"] = 591360, ["transformer/mlp_small"] = 590976,
+  ["transformer/mlp"] = 1181568,
+  ["first/attn_std"] = 2362368, ["first/attn_split_qk"] = 1772544, ["first/mlp_gelu"] = 4722432, ["first/mlp_swiglu"] = 9446144,
+  ["first/ln_rms"] = 768, ["first/router_top2"] = 196864, ["first/expert_mlp"] = 4722432, ["first/expert_swiglu"] = 7084800,
+  ["first/cap_fuse_hffn"] = 0, ["first/router_moe_aux"] = 196864, ["first/proj_lora"] = 98304, ["first/proj_ia3"] = 768,
+  ["first/kv_cache_8bit"] = 0, ["first/load_bal_ema"] = 0,
+}
+local HOSTS = { "hosts/cnn_host", "hosts/transformer_host" }
+
+describe("catalogue", function()
+  it("holds the blueprints of both generations and the hosts, and nothing else", function()
+    local expected = { unpack(HOSTS) }
+    for name in pairs(PARAMS) do expected[#expected + 1] = name end
+    table.sort(expected)
+    assert.same(expected, esper.catalogue())
+  end)
+
+  for _, name in ipairs(esper.catalogue()) do
+    for _, mode in ipairs { "eval", "train" } do
+      it(("%s (%s): parameters, certificate over %d shapes"):format(name, mode, SHAPES), function()
+        local made = kernel.wrap(assert(compile.compile(name, { mode = mode })))
+        if PARAMS[name] then assert.equal(PARAMS[name], made:param_count()) end
+        local c = validate.certify(made, { shapes = SHAPES, pool = esper.pool() })
+        assert.is_nil(c.failure)
+        assert.is_true(c.passed)
+        assert.equal(SHAPES, c.functional.shapes)
+        assert.equal(SHAPES, c.memory.runs)
+        assert.is_true(c.functional.judged > 0)
+        assert.same(c, validate.decode(validate.encode(c)))
+      end)
+    end
+  end
+end)
