@@ -14,7 +14,6 @@ local hidden = value.hidden
 
 local M = {}
 local TEXT_MAX, FORMAT_MAX, SORT_MAX = 1024 * 1024, 4096, 100000
-local guarded_pcall
 
 -- ---- functions that replace dangerous or indefinite ones ----
 
@@ -45,9 +44,15 @@ function safe.format(fmt, ...)
   return format(fmt, unpack(args, 1, n))
 end
 
+-- Not from inside its own comparison: sort nests on the C stack, which has no limit of its own.
+local sorting = false
 function safe.sort(t, before)
   if type(t) ~= "table" or #t > SORT_MAX then error("sort wants a table of at most 100000 entries", 2) end
-  return sort(t, before)
+  if sorting then error("sort inside a sort's comparison", 2) end
+  sorting = true
+  local ok, message = pcall(sort, t, before)
+  sorting = false
+  if not ok then error(message, 2) end
 end
 
 -- Numbers ascending, then texts ascending, then other keys; entries removed on the way are skipped.
@@ -86,7 +91,7 @@ end
 local function environment()
   local env = {
     blueprint = blueprint.define, assert = assert, error = error, ipairs = ipairs, next = next, pairs = safe.pairs,
-    pcall = guarded_pcall, select = select, tonumber = tonumber, tostring = safe.tostring, type = type, unpack = unpack,
+    pcall = pcall, select = select, tonumber = tonumber, tostring = safe.tostring, type = type, unpack = unpack,
     string = strings(), math = {}, table = { concat = concat, insert = table.insert, remove = table.remove, maxn = table.maxn,
                                              sort = safe.sort, unpack = unpack },
   }
@@ -98,14 +103,12 @@ local function environment()
   end })
 end
 
---- Once per state. pcall: the one that never catches the sandbox's own stop.
-function M.start(pcall_of_blueprints)
-  guarded_pcall = pcall_of_blueprints
-  getmetatable("").__index = strings()
-end
+--- Once per state, after all trusted scripts are loaded.
+function M.start() getmetatable("").__index = strings() end
 
 --- graph, packed info | nil, errors one a line, status number.
 function M.build(text, chunk, options)
+  sorting = false
   local d, errors = blueprint.read(text, chunk, environment())
   if not d then return nil, concat(errors, "\n"), native.status.EBLUEPRINT end
   local graph, info, status = blueprint.build(d, pack.unpack(options))

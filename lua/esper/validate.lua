@@ -155,6 +155,13 @@ local function same_bits(results, again)
   end
 end
 
+-- New values of buffers arrive in the buffers themselves.
+local function take_updates(results, data)
+  for name, l in pairs(data) do
+    if results["update " .. name] then results["update " .. name] = l.tensor end
+  end
+end
+
 -- Buffers are written by a run in training: give each run its own copies.
 local function copies(data)
   local out = {}
@@ -198,6 +205,7 @@ local function one(compiled, c, index, options)
   local run, results, keep = execution(compiled, values, own, seed, step)
   why = guarded(compiled, run, index % 2 == 1, c.memory)
   if why then c.memory.passed = false return place .. why end
+  take_updates(results, own)
   c.functional.shapes = c.functional.shapes + 1
   why = judge(graph, oracle, results, c.functional, "kernel")
   if why then c.functional.passed = false return place .. why end
@@ -209,7 +217,7 @@ local function one(compiled, c, index, options)
     c.functional.passed = false
     return place .. problem
   end
-  for name, l in pairs(own) do if again["update " .. name] then again["update " .. name] = l.tensor end end
+  take_updates(again, own)
   why = same_bits(results, again)
   if why then c.functional.passed = false return place .. why end
   if c.torch then

@@ -1,7 +1,8 @@
 /* Stress: two processes write to one store and are killed at random moments; what they had acknowledged must be there.
  *     store_kill N SEED [plant]        one line: name seed n fail metric; exit status 1 when anything failed
  * "plant" lets the writers acknowledge before they write, which the test must notice.
- * Works below $TMPDIR; a tmpfs (/dev/shm) gives many more writes per kill. Record (writer, n) lies under key (writer, n mod SLOTS), so the store stays small and old versions show up as lost. */
+ * Works below $TMPDIR; a tmpfs (/dev/shm) gives many more writes per kill.
+ * Record (writer, n) lies under key (writer, n mod SLOTS): the store stays small, old versions show up as lost. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>

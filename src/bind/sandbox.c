@@ -62,7 +62,8 @@ static void *capped(void *user, void *old, size_t old_bytes, size_t bytes) {
   return block;
 }
 
-/* Once over budget the hook fires at every instruction, so no pcall of the blueprint can go on after catching its error. */
+/* Once over budget the hook fires at every instruction, so no pcall of the blueprint can go on after catching its error.
+ * (Blueprints get LuaJIT's own pcall: it needs no C stack, which LuaJIT does not limit.) */
 static void watch(lua_State *L, lua_Debug *record) {
   (void)record;
   es_sandbox *box = box_of(L);
@@ -77,29 +78,16 @@ static void watch(lua_State *L, lua_Debug *record) {
   luaL_error(L, "stopped by the sandbox");
 }
 
-/* pcall for blueprints: passes a trip on instead of catching it. */
-static int guarded_pcall(lua_State *L) {
-  luaL_checkany(L, 1);
-  int failed = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
-  if (box_of(L)->tripped) return luaL_error(L, "stopped by the sandbox");
-  lua_pushboolean(L, !failed);
-  lua_insert(L, 1);
-  return lua_gettop(L);
-}
-
 /* Under lua_cpcall: libraries, searcher, and the trusted scripts; leaves confined's table in the registry. */
 static int prepare(lua_State *L) {
   luaL_openlibs(L);
   es_state_prepare(L, box_of(L)->dir);
   luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF); /* compiled code runs no count hooks */
-  lua_pushcfunction(L, guarded_pcall);
-  lua_setfield(L, LUA_REGISTRYINDEX, "esper.pcall");
   lua_getglobal(L, "require");
   lua_pushliteral(L, "esper.confined");
   lua_call(L, 1, 1);
   lua_getfield(L, -1, "start");
-  lua_getfield(L, LUA_REGISTRYINDEX, "esper.pcall");
-  lua_call(L, 1, 0);
+  lua_call(L, 0, 0);
   lua_setfield(L, LUA_REGISTRYINDEX, "esper.confined");
   return 0;
 }

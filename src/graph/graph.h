@@ -90,7 +90,8 @@ int32_t es_init_find(const char *name);
 int32_t es_init_arity(int32_t init);                       /* arguments it takes: 0, 1 or 2 */
 double es_init_default(int32_t init, int32_t argument);
 
-/* name: "family/name", for people, not part of the identity; may be ""; bytes outside [A-Za-z0-9_./-] become '_'. dims: shared and retained; NULL = own. */
+/* name: "family/name", for people, not part of the identity; may be ""; bytes outside [A-Za-z0-9_./-] become '_'.
+ * dims: shared and retained; NULL = own. NULL without memory. */
 es_graph *es_graph_new(const char *name, es_dims *dims);
 void es_graph_free(es_graph *graph);
 const char *es_graph_name(const es_graph *graph);

@@ -95,6 +95,10 @@ static esper_status open_turn(es_store *store, int fd, es_error *err) {
   if (status) return status;
   bool fresh = is_new(store->directory);
   status = es_env_open(store->directory, store->readonly, &store->env, err);
+  if (status == ESPER_ECORRUPT && !fresh) { /* the marker was right and the file is damaged all the same */
+    status = examine(store, err);
+    if (!status) status = es_env_open(store->directory, store->readonly, &store->env, err);
+  }
   if (status) return status;
   if (fresh) fsync(fd); /* names of the new files; LMDB syncs only what is in them */
   if (store->marker >= 0) {
