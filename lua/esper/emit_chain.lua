@@ -148,7 +148,7 @@ function M.eval(k, space, start, n, spec)
   end }
 end
 
---- See k:epilogue in emit.lua.
+--- See k:epilogue in emit_writer.lua.
 function M.epilogue(k, options)
   local group = k.group
   local spec = { nodes = {}, stores = {}, given = {}, custom = {} }

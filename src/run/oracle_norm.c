@@ -55,18 +55,15 @@ static es_pair inverse_root(const es_case *c, es_pair square, int64_t n) {
   return es_pair_rsqrt(c, es_pair_add(c, es_mean_of(c, square, n), eps), floor);
 }
 
-/* d r w + b for optional operands w and b, inputs k and k + 1, element `at`. d = x - mean, size >= |x| + |mean|, of
- * the finite ones. It may be folded to x (r w) + (b - mean r w): then b is rounded before a cancellation, and what is infinite or overflows in a
- * part need not in the whole. */
+/* d r w + b for optional operands w and b, inputs k and k + 1, element `at`. d = x - mean, size >= |x| + |mean|, of the
+ * finite ones. It may be folded to x (r w) + (b - mean r w): then b is rounded before a cancellation, and what is
+ * infinite or overflows in a part need not in the whole. */
 static es_pair affine(const es_case *c, es_pair d, double size, es_pair r, int32_t k, int64_t at) {
   es_pair w = k < c->node->nin ? es_at(c->in[k], at) : (es_pair){ 1, 0 };
-  es_pair y = es_pair_mul(c, es_pair_mul(c, d, r), w);
-  if (k + 1 < c->node->nin) {
-    es_pair b = es_at(c->in[k + 1], at);
-    y = es_pair_add(c, y, b);
-    if (isfinite(y.v) && d.e > 0) y.e += 2 * c->f.u * fabs(b.v);
-  }
-  bool parts = size * fabs(r.v * w.v) <= c->f.huge;
+  es_pair b = k + 1 < c->node->nin ? es_at(c->in[k + 1], at) : (es_pair){ 0, 0 };
+  es_pair y = es_pair_add(c, es_pair_mul(c, es_pair_mul(c, d, r), w), b);
+  if (isfinite(y.v) && d.e > 0) y.e += 2 * c->f.u * fabs(b.v);
+  bool parts = size * fabs(r.v * w.v) + (isfinite(b.v) ? fabs(b.v) : 0) <= c->f.huge;
   return parts || isnan(y.v) ? y : (es_pair){ y.v, (double)INFINITY };
 }
 

@@ -200,13 +200,14 @@ static void get_slots(reader *r, es_plan *plan) {
   }
 }
 
-/* Whether the table encodes to just these bytes: its own decoder takes more than one spelling of a number. */
-static bool is_canonical(const es_dims *dims, const uint8_t *bytes, size_t length) {
+/* The table must encode to just these bytes: its own decoder takes more than one spelling of a number. */
+static void check_canonical(reader *r, const es_dims *dims, const uint8_t *bytes, size_t length) {
   es_text again = { 0 };
   es_dims_encode(dims, &again);
-  bool same = !again.failed && again.length == length && memcmp(again.bytes, bytes, length) == 0;
+  if (again.failed) stop(r, ESPER_ENOMEM, "no memory");
+  else if (again.length != length || memcmp(again.bytes, bytes, length) != 0)
+    stop(r, ESPER_ECORRUPT, "dims table is not canonical");
   es_text_clear(&again);
-  return same;
 }
 
 /* Magic, version and the dims table; NULL on failure. */
@@ -224,7 +225,8 @@ static es_plan *get_head(reader *r) {
     stop(r, local.status == ESPER_ENOMEM ? ESPER_ENOMEM : ESPER_ECORRUPT, local.text);
     return NULL;
   }
-  if (used != length || !is_canonical(dims, r->at, length)) stop(r, ESPER_ECORRUPT, "dims table is not canonical");
+  if (used != length) stop(r, ESPER_ECORRUPT, "dims table has bytes behind its end");
+  check_canonical(r, dims, r->at, length);
   r->at += length;
   es_plan *plan = r->status == ESPER_OK ? es_plan_new(dims) : NULL;
   es_dims_release(dims);

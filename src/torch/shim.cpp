@@ -4,6 +4,7 @@
  * Invariant: one function op_NAME per row of ops.def, with exactly the meaning written there (libtorch's own meaning
  * is corrected where it differs: empty tensors, index checks, saturating casts, ties of topk). No exception, global
  * torch setting or reference to the caller's memory outlives a call. */
+#include <functional>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -143,8 +144,19 @@ Tensor op_lerp(const Call &c) {
   return at::where(w.eq(0), a, at::where(w.eq(1), b, at::lerp(a, b, w)));
 }
 
+/* (x - mean) / sqrt(var + eps), then the optional scale and shift, shaped to broadcast. Composed, because libtorch's own
+ * norms compute x * s + (shift - mean * s), which loses the digits that x and mean share: 1e-6 of error where the
+ * documented formula is exact. */
+Tensor normalised(const Tensor &x, const Tensor &mean, const Tensor &var, double eps) {
+  return x.sub(mean).div(var.add(eps).sqrt());
+}
+Tensor affine(const Call &c, Tensor y, size_t first, const std::function<Tensor(const Tensor &)> &shaped) {
+  if (c.in.size() > first) y = y.mul(shaped(c.in[first]));
+  return c.in.size() > first + 1 ? y.add(shaped(c.in[first + 1])) : y;
+}
 Tensor op_batch_norm(const Call &c) {
-  return at::batch_norm(c.x(), c.optional(3), c.optional(4), c.in[1], c.in[2], false, 0, c.f(0), false);
+  auto shaped = [&](const Tensor &v) { return along(v, 1, c.shape.size()); };
+  return affine(c, normalised(c.x(), shaped(c.in[1]), shaped(c.in[2]), c.f(0)), 3, shaped);
 }
 
 /* --- random: the library's counter-based numbers, index = position in the output ---------------- */
@@ -207,9 +219,15 @@ Tensor op_reduce_var(const Call &c) {
 /* --- row-wise normalisations ------------------------------------------------------------------- */
 Tensor op_softmax(const Call &c) { return at::softmax(floating(c.x()), c.i(0)); }
 Tensor op_log_softmax(const Call &c) { return at::log_softmax(floating(c.x()), c.i(0)); }
+/* x normalised over the axes. */
+Tensor standard(const Tensor &x, const Extents &axes, double eps) {
+  if (x.numel() == 0) return x;
+  return normalised(x, x.mean(axes, true), at::var(x, at::IntArrayRef(axes), false, true), eps);
+}
 Tensor op_layer_norm(const Call &c) {
-  Extents last(c.shape.end() - c.i(0), c.shape.end());
-  return at::layer_norm(c.x(), last, c.optional(1), c.optional(2), c.f(0));
+  Extents axes;
+  for (int64_t a = 0; a < c.i(0); a++) axes.push_back(a - c.i(0));
+  return affine(c, standard(c.x(), axes, c.f(0)), 1, [](const Tensor &v) { return v; });
 }
 Tensor op_rms_norm(const Call &c) {
   Tensor mean = c.x().mul(c.x()).mean(-1, true);
@@ -217,7 +235,10 @@ Tensor op_rms_norm(const Call &c) {
   return c.in.size() > 1 ? y.mul(c.in[1]) : y;
 }
 Tensor op_group_norm(const Call &c) {
-  return at::group_norm(c.x(), c.i(0), c.optional(1), c.optional(2), c.f(0), false);
+  Tensor x = c.x();
+  if (x.numel() == 0) return x;
+  Tensor y = standard(x.reshape({ x.size(0), c.i(0), -1 }), { 2 }, c.f(0)).reshape(c.shape);
+  return affine(c, y, 1, [&](const Tensor &v) { return along(v, 1, c.shape.size()); });
 }
 
 /* --- contractions and convolutions ------------------------------------------------------------- */
