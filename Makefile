@@ -112,7 +112,7 @@ soak: all $(STRESS) ## the long versions of the stress tests (minutes to hours: 
 bench: all ## time compiling and running
 	@luajit bench/compile.lua
 docs: all ## write the generated pages of docs/
-	@ESPER_LUA_DIR=$(CURDIR) $(BUILD)/esper help > /dev/null && luajit docs/generate.lua
+	@luajit docs/generate.lua
 
 install: all ## header, libraries, command, pkg-config, man page, completion into PREFIX
 	install -d $(DESTDIR)$(PREFIX)/{bin,lib/pkgconfig,include,share/man/man1,share/bash-completion/completions}

@@ -1,7 +1,7 @@
 --- The compiler: the pipeline as one function. Every stage takes data and returns data; none calls the next.
 --
 --   compile.compile(source, opts) -> result | nil, message or array of messages, status name
---   source  blueprint name, path, or declaration
+--   source  blueprint name, path, or declaration; or { graph = canonical graph, name=, hyper= } that is there already
 --   opts    set= mode= dtype=      as blueprint.build takes them
 --           build=                 who builds the graph: blueprint.build (default) or sandbox.build
 --           isa=                   "scalar" ...; the best of this machine by default
@@ -25,6 +25,7 @@ local group = require "esper.group"
 local native = require "esper.native"
 local passes = require "esper.passes"
 local planner = require "esper.planner"
+local reuse = require "esper.reuse"
 local vec = require "esper.vec"
 local C = native.C
 local M = {}
@@ -67,8 +68,9 @@ local function recipes(groups, isa, listing)
       return name
     end
   end
+  local writer = reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
-    local steps, temps = unit:group(g)
+    local steps, temps = writer:group(g)
     code[n] = { steps = steps, temps = temps }
   end
   return unit:text(), code, table.concat(blocks, "\n")

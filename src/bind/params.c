@@ -1,5 +1,6 @@
 /* Parameters and buffers: see params.h, and the calls of esper.h on them.
- * Invariant: for every param and buffer of the plan, shapes[] holds its extents and blocks[] its bytes. */
+ * Invariant: for every param and buffer of the plan, shapes[] holds its extents and blocks[] its
+ * bytes. */
 #include "bind/params.h"
 #include <ctype.h>
 #include <errno.h>
@@ -15,7 +16,7 @@ typedef int64_t extents[ES_RANK_MAX];
 
 struct esper_params {
   es_plan *plan;
-  int32_t count;           /* values of the plan; the arrays below have that many */
+  int32_t count; /* values of the plan; the arrays below have that many */
   extents *shapes;
   int64_t *bytes;
   es_block *blocks;
@@ -38,11 +39,13 @@ static esper_status shape_of(es_params *p, int32_t value, es_error *err) {
   int64_t bytes = es_dtype_bytes(v->dtype), *shape = p->shapes[value];
   for (int32_t axis = 0; axis < v->rank; axis++) {
     if (!es_dim_is_const(es_plan_dims(p->plan), v->shape[axis], &shape[axis]) || shape[axis] < 0)
-      return es_fail(err, ESPER_ESHAPE, "%s \"%s\" [%s] axis %d: expected a fixed extent; give its hyper-parameter a value",
-                     es_role_name(v->role), v->name, es_plan_shape_text(p->plan, value), axis);
+      return es_fail(
+          err, ESPER_ESHAPE,
+          "%s \"%s\" [%s] axis %d: expected a fixed extent; give its hyper-parameter a value",
+          es_role_name(v->role), v->name, es_plan_shape_text(p->plan, value), axis);
     if (__builtin_mul_overflow(bytes, shape[axis], &bytes) || bytes > ES_BYTES_MAX)
-      return es_fail(err, ESPER_ELIMIT, "%s \"%s\" [%s] exceeds 2^46 bytes", es_role_name(v->role), v->name,
-                     es_plan_shape_text(p->plan, value));
+      return es_fail(err, ESPER_ELIMIT, "%s \"%s\" [%s] exceeds 2^46 bytes", es_role_name(v->role),
+                     v->name, es_plan_shape_text(p->plan, value));
   }
   p->bytes[value] = bytes;
   return ESPER_OK;
@@ -53,10 +56,10 @@ static esper_status draw(es_params *p, int32_t value, uint64_t seed, es_error *e
   esper_status status = shape_of(p, value, err);
   if (status != ESPER_OK) return status;
   if (!es_block_reserve(&p->blocks[value], p->bytes[value] ? p->bytes[value] : 1))
-    return es_fail(err, ESPER_ENOMEM, "%s \"%s\": no memory for %lld bytes", es_role_name(v->role), v->name,
-                   (long long)p->bytes[value]);
-  return es_init_fill(v->init, v->f0, v->f1, v->name, v->dtype, v->rank, p->shapes[value], seed, p->blocks[value].start,
-                      err);
+    return es_fail(err, ESPER_ENOMEM, "%s \"%s\": no memory for %lld bytes", es_role_name(v->role),
+                   v->name, (long long)p->bytes[value]);
+  return es_init_fill(v->init, v->f0, v->f1, v->name, v->dtype, v->rank, p->shapes[value], seed,
+                      p->blocks[value].start, err);
 }
 
 esper_status es_params_new(es_plan *plan, uint64_t seed, es_params **out, es_error *err) {
@@ -71,7 +74,8 @@ esper_status es_params_new(es_plan *plan, uint64_t seed, es_params **out, es_err
   p->bytes = es_alloc_array(room, sizeof *p->bytes);
   p->blocks = es_alloc_array(room, sizeof *p->blocks);
   esper_status status = ESPER_OK;
-  if (!p->shapes || !p->bytes || !p->blocks) status = es_fail(err, ESPER_ENOMEM, "params: no memory");
+  if (!p->shapes || !p->bytes || !p->blocks)
+    status = es_fail(err, ESPER_ENOMEM, "params: no memory");
   for (int32_t i = 0; i < p->count && status == ESPER_OK; i++)
     if (is_kept(plan, i)) status = draw(p, i, seed, err);
   if (status == ESPER_OK) *out = p;
@@ -98,29 +102,32 @@ int64_t es_params_bytes(const es_params *p, int32_t value) {
   return is_kept(p->plan, value) ? p->bytes[value] : 0;
 }
 
-esper_status es_params_match(es_params *p, const es_plan *plan, int32_t value, void **out, es_error *err) {
+esper_status es_params_match(es_params *p, const es_plan *plan, int32_t value, void **out,
+                             es_error *err) {
   const es_value *want = es_plan_value_get(plan, value);
   *out = NULL;
   int32_t found = plan == p->plan ? value : es_plan_find(p->plan, want->role, want->name);
   if (found < 0)
-    return es_fail(err, ESPER_ENAME, "%s \"%s\": the params given have none of that name", es_role_name(want->role),
-                   want->name);
+    return es_fail(err, ESPER_ENAME, "%s \"%s\": the params given have none of that name",
+                   es_role_name(want->role), want->name);
   const es_value *have = es_plan_value_get(p->plan, found);
   if (have->dtype != want->dtype)
-    return es_fail(err, ESPER_EDTYPE, "%s \"%s\": expected %s, got %s", es_role_name(want->role), want->name,
-                   es_dtype_name(want->dtype), es_dtype_name(have->dtype));
+    return es_fail(err, ESPER_EDTYPE, "%s \"%s\": expected %s, got %s", es_role_name(want->role),
+                   want->name, es_dtype_name(want->dtype), es_dtype_name(have->dtype));
   int64_t extent;
   bool same = have->rank == want->rank;
   for (int32_t axis = 0; same && plan != p->plan && axis < want->rank; axis++)
-    same = es_dim_is_const(es_plan_dims(plan), want->shape[axis], &extent) && extent == p->shapes[found][axis];
+    same = es_dim_is_const(es_plan_dims(plan), want->shape[axis], &extent) &&
+           extent == p->shapes[found][axis];
   if (!same)
-    return es_fail(err, ESPER_ESHAPE, "%s \"%s\": expected [%s], got [%s]", es_role_name(want->role), want->name,
-                   es_plan_shape_text(plan, value), es_plan_shape_text(p->plan, found));
+    return es_fail(err, ESPER_ESHAPE, "%s \"%s\": expected [%s], got [%s]",
+                   es_role_name(want->role), want->name, es_plan_shape_text(plan, value),
+                   es_plan_shape_text(p->plan, found));
   *out = p->blocks[found].start;
   return ESPER_OK;
 }
 
-/* --- files --------------------------------------------------------------------------------------- */
+/* --- files ---------------------------------------------------------------------------------- */
 
 /* DIRECTORY/NAME.npy; text is cleared by the caller. */
 static const char *file_name(es_text *text, const char *directory, const char *name) {
@@ -135,13 +142,16 @@ static const char *file_name(es_text *text, const char *directory, const char *n
   return text->failed ? NULL : text->bytes;
 }
 
-static esper_status load_all(es_params *p, const char *directory, es_block *staged, es_text *path, es_error *err) {
+static esper_status load_all(es_params *p, const char *directory, es_block *staged, es_text *path,
+                             es_error *err) {
   for (int32_t i = 0; i < p->count; i++) {
     if (!is_kept(p->plan, i)) continue;
     const es_value *v = es_plan_value_get(p->plan, i);
-    if (!es_block_reserve(&staged[i], p->bytes[i] ? p->bytes[i] : 1) || !file_name(path, directory, v->name))
+    if (!es_block_reserve(&staged[i], p->bytes[i] ? p->bytes[i] : 1) ||
+        !file_name(path, directory, v->name))
       return es_fail(err, ESPER_ENOMEM, "params: no memory to load %s", directory);
-    esper_status status = es_npy_read_into(path->bytes, v->dtype, v->rank, p->shapes[i], staged[i].start, err);
+    esper_status status = es_npy_read_into(path->bytes, v->dtype, v->rank, p->shapes[i],
+                                           staged[i].start, err);
     if (status != ESPER_OK) return status;
   }
   return ESPER_OK;
@@ -161,26 +171,30 @@ esper_status es_params_load(es_params *p, const char *directory, es_error *err) 
 
 esper_status es_params_save(const es_params *p, const char *directory, es_error *err) {
   if (mkdir(directory, 0777) != 0 && errno != EEXIST)
-    return es_fail(err, errno == ENOSPC ? ESPER_ENOSPACE : ESPER_EIO, "%s: cannot make the directory: %s", directory,
-                   strerror(errno));
+    return es_fail(err, errno == ENOSPC ? ESPER_ENOSPACE : ESPER_EIO,
+                   "%s: cannot make the directory: %s", directory, strerror(errno));
   es_text path = { 0 };
   esper_status status = ESPER_OK;
   for (int32_t i = 0; i < p->count && status == ESPER_OK; i++) {
     if (!is_kept(p->plan, i)) continue;
     const es_value *v = es_plan_value_get(p->plan, i);
     status = file_name(&path, directory, v->name)
-               ? es_npy_write(path.bytes, v->dtype, v->rank, p->shapes[i], p->blocks[i].start, err)
-               : es_fail(err, ESPER_ENOMEM, "params: no memory to save %s", directory);
+                 ? es_npy_write(path.bytes, v->dtype, v->rank, p->shapes[i], p->blocks[i].start,
+                                err)
+                 : es_fail(err, ESPER_ENOMEM, "params: no memory to save %s", directory);
   }
   es_text_clear(&path);
   return status;
 }
 
-/* --- public -------------------------------------------------------------------------------------- */
+/* --- public --------------------------------------------------------------------------------- */
 
-static es_error *error_of(esper_context *context) { return context ? es_context_error(context) : NULL; }
+static es_error *error_of(esper_context *context) {
+  return context ? es_context_error(context) : NULL;
+}
 
-esper_status esper_params_new(esper_context *context, const esper_kernel *kernel, uint64_t seed, esper_params **out) {
+esper_status esper_params_new(esper_context *context, const esper_kernel *kernel, uint64_t seed,
+                              esper_params **out) {
   es_error *err = error_of(context);
   if (!out) return es_fail(err, ESPER_EARG, "params: out is NULL");
   *out = NULL;
@@ -190,13 +204,17 @@ esper_status esper_params_new(esper_context *context, const esper_kernel *kernel
 
 void esper_params_free(esper_params *params) { es_params_free(params); }
 
-esper_status esper_params_load(esper_context *context, esper_params *params, const char *directory) {
-  if (!params || !directory) return es_fail(error_of(context), ESPER_EARG, "params: params or directory is NULL");
+esper_status esper_params_load(esper_context *context, esper_params *params,
+                               const char *directory) {
+  if (!params || !directory)
+    return es_fail(error_of(context), ESPER_EARG, "params: params or directory is NULL");
   return es_params_load(params, directory, error_of(context));
 }
 
-esper_status esper_params_save(esper_context *context, const esper_params *params, const char *directory) {
-  if (!params || !directory) return es_fail(error_of(context), ESPER_EARG, "params: params or directory is NULL");
+esper_status esper_params_save(esper_context *context, const esper_params *params,
+                               const char *directory) {
+  if (!params || !directory)
+    return es_fail(error_of(context), ESPER_EARG, "params: params or directory is NULL");
   return es_params_save(params, directory, error_of(context));
 }
 
@@ -208,8 +226,11 @@ esper_status esper_params_get(esper_params *params, const char *name, DLTensor *
     int32_t value = es_plan_find(params->plan, roles[i], name);
     if (value < 0) continue;
     const es_value *v = es_plan_value_get(params->plan, value);
-    *out = (DLTensor){ .data = params->blocks[value].start, .device = { kDLCPU, 0 }, .ndim = v->rank,
-                       .dtype = es_tensor_type(v->dtype), .shape = params->shapes[value] };
+    *out = (DLTensor){ .data = params->blocks[value].start,
+                       .device = { kDLCPU, 0 },
+                       .ndim = v->rank,
+                       .dtype = es_tensor_type(v->dtype),
+                       .shape = params->shapes[value] };
     return ESPER_OK;
   }
   return ESPER_ENAME;

@@ -296,7 +296,12 @@ static bool read_node_line(reader *r) {
   if (!read_word(r, word)) return false;
   int32_t number = es_op_find(word);
   const es_op_info *op = es_op_get(number);
-  if (!op) return refuse(r, "unknown op");
+  if (!op) {
+    char problem[96];
+    const char *near = es_op_suggest(word);
+    snprintf(problem, sizeof problem, "unknown op%s%s", near ? "; did you mean " : "", near ? near : "");
+    return refuse(r, problem);
+  }
   parts.node.op = (uint16_t)number;
   bool fits = true;
   while (fits && !at_end(r)) {

@@ -1,5 +1,6 @@
-/* Frames: what one run of a kernel needs, made once per shape and kept: see frame.h. Stands under kernel.c.
- * Invariant: a frame that is `valid` holds sizes that were overflow-checked and are not negative. */
+/* Frames: what one run of a kernel needs, made once per shape and kept: see frame.h. Stands under
+ * kernel.c.
+ * Invariant: the sizes in a `valid` frame were overflow-checked and are not negative. */
 #include "run/frame.h"
 #include <string.h>
 #include "base/random.h"
@@ -92,28 +93,32 @@ void es_frame_give(es_kernel *k, es_frame *f) {
   for (int i = 0; i < ES_FRAMES; i++) {
     es_frame *empty = NULL;
     if (atomic_load_explicit(&k->frames[i], memory_order_relaxed)) continue;
-    if (atomic_compare_exchange_strong_explicit(&k->frames[i], &empty, f, memory_order_release, memory_order_relaxed))
+    if (atomic_compare_exchange_strong_explicit(&k->frames[i], &empty, f, memory_order_release,
+                                                memory_order_relaxed))
       return;
   }
   es_frame_free(f); /* more runs at once than the kernel keeps frames */
 }
 
-/* --- prepare ------------------------------------------------------------------------------------- */
+/* --- prepare -------------------------------------------------------------------------------- */
 
 esper_status es_frame_eval(es_frame *f, const int64_t *symbols, es_error *err) {
   const es_dims *dims = es_plan_dims(f->kernel->plan);
   f->valid = false;
   if (es_dims_count(dims) != f->kernel->handle_count)
-    return es_fail(err, ESPER_EINTERNAL, "kernel: somebody made dimensions in the finished plan's table");
+    return es_fail(err, ESPER_EINTERNAL,
+                   "kernel: somebody made dimensions in the finished plan's table");
   for (int32_t i = 0; i < f->kernel->symbol_count; i++) {
     int64_t min, max;
     es_symbol_range(dims, i, &min, &max);
     if (symbols[i] < min || symbols[i] > max)
-      return es_fail(err, ESPER_ESHAPE, "symbol \"%s\": expected %lld to %lld, got %lld", es_symbol_name(dims, i),
-                     (long long)min, (long long)max, (long long)symbols[i]);
+      return es_fail(err, ESPER_ESHAPE, "symbol \"%s\": expected %lld to %lld, got %lld",
+                     es_symbol_name(dims, i), (long long)min, (long long)max,
+                     (long long)symbols[i]);
   }
   if (!es_dims_eval(dims, symbols, f->values))
-    return es_fail(err, ESPER_ELIMIT, "kernel: a dimension exceeds 2^62 for these shapes; give smaller tensors");
+    return es_fail(err, ESPER_ELIMIT,
+                   "kernel: a dimension exceeds 2^62 for these shapes; give smaller tensors");
   for (int32_t i = 0; i < f->kernel->symbol_count; i++) f->symbols[i] = symbols[i];
   return ESPER_OK;
 }
@@ -125,15 +130,18 @@ static esper_status size_value(es_frame *f, int32_t index, es_error *err) {
   for (int32_t axis = 0; axis < v->rank; axis++) {
     int64_t extent = f->values[v->shape[axis]];
     if (extent < 0) {
-      return es_fail(err, ESPER_ESHAPE, "%s \"%s\" [%s] axis %d: would be %lld; the inputs are too small",
-                     es_role_name(v->role), v->name, es_plan_shape_text(f->kernel->plan, index), axis, (long long)extent);
+      return es_fail(err, ESPER_ESHAPE,
+                     "%s \"%s\" [%s] axis %d: would be %lld; the inputs are too small",
+                     es_role_name(v->role), v->name, es_plan_shape_text(f->kernel->plan, index),
+                     axis, (long long)extent);
     }
     if (extent == 0) bytes = 0, over = false;
-    if (bytes > 0 && !over) over = __builtin_mul_overflow(bytes, extent, &bytes) || bytes > ES_BYTES_MAX;
+    if (bytes > 0 && !over)
+      over = __builtin_mul_overflow(bytes, extent, &bytes) || bytes > ES_BYTES_MAX;
   }
   if (over) {
-    return es_fail(err, ESPER_ELIMIT, "%s \"%s\" [%s] exceeds 2^46 bytes; give smaller tensors", es_role_name(v->role),
-                   v->name, es_plan_shape_text(f->kernel->plan, index));
+    return es_fail(err, ESPER_ELIMIT, "%s \"%s\" [%s] exceeds 2^46 bytes; give smaller tensors",
+                   es_role_name(v->role), v->name, es_plan_shape_text(f->kernel->plan, index));
   }
   f->bytes[index] = bytes;
   return ESPER_OK;
@@ -154,7 +162,8 @@ static esper_status lay_slots(es_frame *f, es_error *err) {
   int64_t at = 0;
   for (int32_t i = 0; i < k->slot_count; i++) {
     if (f->slot_bytes[i] > ES_BYTES_MAX - ES_ALIGNMENT - at)
-      return es_fail(err, ESPER_ELIMIT, "kernel: workspace exceeds 2^46 bytes; give smaller tensors");
+      return es_fail(err, ESPER_ELIMIT,
+                     "kernel: workspace exceeds 2^46 bytes; give smaller tensors");
     f->slot_at[i] = at;
     at += (f->slot_bytes[i] + ES_ALIGNMENT - 1) & -(int64_t)ES_ALIGNMENT;
   }
@@ -187,20 +196,23 @@ esper_status es_frame_prepare(es_frame *f, const int64_t *symbols, es_error *err
   return status == ESPER_OK ? es_frame_layout(f, err) : status;
 }
 
-/* --- place and bind ------------------------------------------------------------------------------ */
+/* --- place and bind ------------------------------------------------------------------------- */
 
 esper_status es_frame_place(es_frame *f, void *workspace, es_error *err) {
-  if (f->workspace == 0) return ESPER_OK; /* no slots, or empty ones: their addresses are never used */
+  if (f->workspace == 0)
+    return ESPER_OK; /* no slots, or empty ones: their addresses are never used */
   if ((uintptr_t)workspace % ES_ALIGNMENT)
     return es_fail(err, ESPER_EARG, "workspace: its address is not a multiple of %d", ES_ALIGNMENT);
   if (!workspace) {
     if (!es_block_reserve(&f->own, f->workspace))
-      return es_fail(err, ESPER_ENOMEM, "kernel: no memory for a workspace of %lld bytes", (long long)f->workspace);
+      return es_fail(err, ESPER_ENOMEM, "kernel: no memory for a workspace of %lld bytes",
+                     (long long)f->workspace);
     workspace = f->own.start;
   }
   if (f->placed == workspace) return ESPER_OK;
   f->placed = workspace;
-  for (int32_t i = 0; i < f->kernel->slot_count; i++) f->slot[i] = (char *)workspace + f->slot_at[i];
+  for (int32_t i = 0; i < f->kernel->slot_count; i++)
+    f->slot[i] = (char *)workspace + f->slot_at[i];
   return ESPER_OK;
 }
 
@@ -209,22 +221,24 @@ static void set_keys(es_frame *f, uint64_t seed, uint64_t step) {
   uint32_t *key = f->key;
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);
-    for (int32_t n = 0; n < s->stream_count; n++, key += 2) es_random_key(seed, s->streams[n], step, key);
+    for (int32_t n = 0; n < s->stream_count; n++, key += 2)
+      es_random_key(seed, s->streams[n], step, key);
   }
   f->keyed = true;
   f->seed = seed;
   f->step = step;
 }
 
-esper_status es_frame_bind(es_frame *f, void *const *data, uint64_t seed, uint64_t step, es_error *err) {
+esper_status es_frame_bind(es_frame *f, void *const *data, uint64_t seed, uint64_t step,
+                           es_error *err) {
   const es_kernel *k = f->kernel;
   for (int32_t i = 0; i < k->value_count; i++) {
     int32_t slot = k->slot_of[i];
     f->base[i] = slot >= 0 ? f->slot[slot] : data[i];
     if (!f->base[i] && f->bytes[i] > 0) {
       const es_value *v = es_plan_value_get(k->plan, i);
-      return es_fail(err, ESPER_EARG, "%s \"%s\": no data given for its %lld bytes", es_role_name(v->role), v->name,
-                     (long long)f->bytes[i]);
+      return es_fail(err, ESPER_EARG, "%s \"%s\": no data given for its %lld bytes",
+                     es_role_name(v->role), v->name, (long long)f->bytes[i]);
     }
   }
   for (int32_t i = 0; i < k->operand_count; i++) f->p[i] = f->base[k->operands[i]];
@@ -232,10 +246,10 @@ esper_status es_frame_bind(es_frame *f, void *const *data, uint64_t seed, uint64
   return ESPER_OK;
 }
 
-/* --- run ----------------------------------------------------------------------------------------- */
+/* --- run ------------------------------------------------------------------------------------ */
 
-/* Kernels run under the default floating-point environment (round to nearest, denormals kept, no traps), so a result
- * does not depend on the thread; what the thread had comes back afterwards. */
+/* Kernels run under the default floating-point environment (round to nearest, denormals kept, no
+ * traps), so a result does not depend on the thread; what the thread had comes back afterwards. */
 #if defined(__SSE__)
 enum { MXCSR_DEFAULT = 0x1f80, MXCSR_FLAGS = 0x3f };
 typedef unsigned floats;
@@ -289,9 +303,11 @@ void es_frame_update(es_frame *f) {
 esper_status es_frame_fault(const es_frame *f, int32_t step, int64_t fault, es_error *err) {
   const es_step *s = es_plan_step_get(f->kernel->plan, step);
   if (fault < 1 || fault > s->operand_count)
-    return es_fail(err, ESPER_EINTERNAL, "step %d (%s): fault word %lld names no operand", step, s->label, (long long)fault);
+    return es_fail(err, ESPER_EINTERNAL, "step %d (%s): fault word %lld names no operand", step,
+                   s->label, (long long)fault);
   int32_t value = s->operands[fault - 1];
   const es_value *v = es_plan_value_get(f->kernel->plan, value);
-  return es_fail(err, ESPER_EINDEX, "step %d (%s): an index in operand %d, %s #%d \"%s\", is out of range", step, s->label,
-                 (int)(fault - 1), es_role_name(v->role), value, v->name);
+  return es_fail(err, ESPER_EINDEX,
+                 "step %d (%s): an index in operand %d, %s #%d \"%s\", is out of range", step,
+                 s->label, (int)(fault - 1), es_role_name(v->role), value, v->name);
 }

@@ -1,11 +1,13 @@
-/* Runs a plan once in a forked child on guard-paged copies: see guard.h. Used by the validator before a kernel may run
- * in the host.
+/* Runs a plan once in a forked child on guard-paged copies: see guard.h. Used by the validator
+ * before a kernel may run in the host.
  *
- * One reservation without access holds all regions (one per interface value and per workspace slot) with GUARD bytes
- * before, between and after them. Pages of regions are shared with the child, so the parent reads results and canaries
- * there. The parent prepares everything before the fork; the child calls the steps, writes a report and _exits: it
- * allocates nothing and locks nothing, since other threads of the host may have held a lock at the fork.
- * Buffers are read-only like inputs: updates are copied by the parent, to the caller's buffers, after a clean run. */
+ * One reservation without access holds all regions (one per interface value and per workspace
+ * slot) with GUARD bytes before, between and after them. Pages of regions are shared with the
+ * child, so the parent reads results and canaries there. The parent prepares everything before the
+ * fork; the child calls the steps, writes a report and _exits: it allocates nothing and locks
+ * nothing, since other threads of the host may have held a lock at the fork.
+ * Buffers are read-only like inputs: updates are copied by the parent, to the caller's buffers,
+ * after a clean run. */
 #include "run/guard.h"
 #include <errno.h>
 #include <math.h>
@@ -23,25 +25,26 @@
 #include <unistd.h>
 #include "run/frame.h"
 
-enum { CANARY = 0xa5, UNWRITTEN = 0xff, SLOT_ALIGNMENT = 8, STACK_BYTES = 1 << 16, SECONDS_MAX = 3600 };
+enum { CANARY = 0xa5, UNWRITTEN = 0xff, SLOT_ALIGNMENT = 8 };
+enum { STACK_BYTES = 1 << 16, SECONDS_MAX = 3600 };
 #define GUARD ((int64_t)16 << 20)
 
 enum { CLEAN, FAULT, CANARY_CHANGED, TIME_OUT, REFUSED, NO_FORK }; /* verdicts */
 
 typedef struct region {
-  char *lo, *hi;           /* its pages */
-  char *start;             /* of the tensor or slot in them */
+  char *lo, *hi; /* its pages */
+  char *start;   /* of the tensor or slot in them */
   int64_t bytes;
-  int32_t value, slot;     /* one of them, the other -1 */
+  int32_t value, slot; /* one of them, the other -1 */
 } region;
 
-typedef struct report {    /* shared with the child, which writes it */
-  volatile int32_t state;  /* enum below */
-  volatile int32_t step;   /* the frame's `at` */
+typedef struct report {   /* shared with the child, which writes it */
+  volatile int32_t state; /* enum below */
+  volatile int32_t step;  /* the frame's `at` */
   int32_t signal, failed;
   int64_t fault;
   uintptr_t address;
-  int32_t wrote;           /* 1 write, 0 read, -1 unknown */
+  int32_t wrote; /* 1 write, 0 read, -1 unknown */
 } report;
 enum { RUNNING, DONE, DIED };
 
@@ -49,16 +52,16 @@ typedef struct guard {
   es_kernel *kernel;
   es_frame *frame;
   region *regions;
-  void **data;             /* per value: its copy */
+  void **data; /* per value: its copy */
   int32_t count;
   char *reserved;
   size_t reserved_bytes;
-  char *shared;            /* report, then the child's signal stack */
+  char *shared; /* report, then the child's signal stack */
   size_t shared_bytes;
   report *report;
 } guard;
 
-/* --- regions ------------------------------------------------------------------------------------- */
+/* --- regions -------------------------------------------------------------------------------- */
 
 static int64_t page_size(void) { return sysconf(_SC_PAGESIZE); }
 
@@ -70,7 +73,8 @@ static int64_t whole_pages(int64_t bytes) {
 static void list_regions(guard *g) {
   const es_kernel *k = g->kernel;
   for (int32_t i = 0; i < k->value_count; i++)
-    if (k->slot_of[i] < 0) g->regions[g->count++] = (region){ .bytes = g->frame->bytes[i], .value = i, .slot = -1 };
+    if (k->slot_of[i] < 0)
+      g->regions[g->count++] = (region){ .bytes = g->frame->bytes[i], .value = i, .slot = -1 };
   for (int32_t i = 0; i < k->slot_count; i++)
     g->regions[g->count++] = (region){ .bytes = g->frame->slot_bytes[i], .value = -1, .slot = i };
 }
@@ -80,10 +84,14 @@ static esper_status reserve(guard *g, es_error *err) {
   int64_t total = GUARD;
   for (int32_t i = 0; i < g->count; i++) {
     total += whole_pages(g->regions[i].bytes) + GUARD;
-    if (total > ES_BYTES_MAX) return es_fail(err, ESPER_ELIMIT, "guard: the tensors exceed 2^46 bytes");
+    if (total > ES_BYTES_MAX)
+      return es_fail(err, ESPER_ELIMIT, "guard: the tensors exceed 2^46 bytes");
   }
-  void *map = mmap(NULL, (size_t)total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (map == MAP_FAILED) return es_fail(err, ESPER_ENOMEM, "guard: cannot reserve %lld bytes of addresses", (long long)total);
+  void *map = mmap(NULL, (size_t)total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                   0);
+  if (map == MAP_FAILED)
+    return es_fail(err, ESPER_ENOMEM, "guard: cannot reserve %lld bytes of addresses",
+                   (long long)total);
   g->reserved = map;
   g->reserved_bytes = (size_t)total;
   char *at = g->reserved + GUARD;
@@ -104,10 +112,12 @@ static esper_status fill(guard *g, region *r, const es_run *run, bool end, es_er
   else g->frame->slot[r->slot] = r->start;
   if (pages == 0) return ESPER_OK;
   if (v && !run->data[r->value])
-    return es_fail(err, ESPER_EARG, "guard: %s \"%s\": no data given", es_role_name(v->role), v->name);
-  void *map = mmap(r->lo, (size_t)pages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
-                   -1, 0);
-  if (map == MAP_FAILED) return es_fail(err, ESPER_ENOMEM, "guard: no memory for %lld bytes", (long long)pages);
+    return es_fail(err, ESPER_EARG, "guard: %s \"%s\": no data given", es_role_name(v->role),
+                   v->name);
+  void *map = mmap(r->lo, (size_t)pages, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  if (map == MAP_FAILED)
+    return es_fail(err, ESPER_ENOMEM, "guard: no memory for %lld bytes", (long long)pages);
   memset(r->lo, CANARY, (size_t)(r->start - r->lo));
   memset(r->start + r->bytes, CANARY, (size_t)(r->hi - (r->start + r->bytes)));
   if (!v || v->role == ES_ROLE_output) {
@@ -115,26 +125,30 @@ static esper_status fill(guard *g, region *r, const es_run *run, bool end, es_er
     return ESPER_OK;
   }
   memcpy(r->start, run->data[r->value], (size_t)r->bytes);
-  if (mprotect(r->lo, (size_t)pages, PROT_READ) != 0) return es_fail(err, ESPER_ENOMEM, "guard: mprotect refused");
+  if (mprotect(r->lo, (size_t)pages, PROT_READ) != 0)
+    return es_fail(err, ESPER_ENOMEM, "guard: mprotect refused");
   return ESPER_OK;
 }
 
 static esper_status prepare(guard *g, const es_run *run, bool end, es_error *err) {
   const es_kernel *k = g->kernel;
   g->frame = es_frame_new(k);
-  g->regions = es_alloc_array((size_t)k->value_count + (size_t)k->slot_count + 1, sizeof *g->regions);
+  g->regions = es_alloc_array((size_t)k->value_count + (size_t)k->slot_count + 1,
+                              sizeof *g->regions);
   g->data = es_alloc_array((size_t)k->value_count + 1, sizeof *g->data);
   if (!g->frame || !g->regions || !g->data) return es_fail(err, ESPER_ENOMEM, "guard: no memory");
   esper_status status = es_frame_prepare(g->frame, run->symbols, err);
   if (status != ESPER_OK) return status;
   list_regions(g);
   status = reserve(g, err);
-  for (int32_t i = 0; i < g->count && status == ESPER_OK; i++) status = fill(g, &g->regions[i], run, end, err);
+  for (int32_t i = 0; i < g->count && status == ESPER_OK; i++)
+    status = fill(g, &g->regions[i], run, end, err);
   if (status == ESPER_OK) status = es_frame_bind(g->frame, g->data, run->seed, run->step, err);
   if (status != ESPER_OK) return status;
   int64_t head = whole_pages(sizeof(report));
   g->shared_bytes = (size_t)(head + STACK_BYTES);
-  void *map = mmap(NULL, g->shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void *map = mmap(NULL, g->shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+                   0);
   if (map == MAP_FAILED) return es_fail(err, ESPER_ENOMEM, "guard: no memory");
   g->shared = map;
   g->report = map;
@@ -151,7 +165,7 @@ static void release(guard *g) {
   es_free(g->data);
 }
 
-/* --- the child ----------------------------------------------------------------------------------- */
+/* --- the child ------------------------------------------------------------------------------ */
 
 static const guard *child; /* set in the child alone, for its signal handler */
 
@@ -161,7 +175,8 @@ static void on_signal(int number, siginfo_t *info, void *context) {
   r->address = (uintptr_t)info->si_addr;
   r->wrote = -1;
 #if defined(__x86_64__)
-  if (number == SIGSEGV) r->wrote = (((ucontext_t *)context)->uc_mcontext.gregs[REG_ERR] & 2) != 0; /* page fault: W/R */
+  /* Bit 1 of a page fault's error code: the access was a write. */
+  if (number == SIGSEGV) r->wrote = (((ucontext_t *)context)->uc_mcontext.gregs[REG_ERR] & 2) != 0;
 #else
   (void)context;
 #endif
@@ -169,7 +184,8 @@ static void on_signal(int number, siginfo_t *info, void *context) {
   _exit(1);
 }
 
-/* Signals of a broken kernel go to on_signal, on a stack of its own in case the kernel ran out of stack. */
+/* Signals of a broken kernel go to on_signal, on a stack of its own in case the kernel ran out of
+ * stack. */
 static void catch_signals(const guard *g) {
   static const int numbers[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT };
   stack_t stack = { .ss_sp = g->shared + g->shared_bytes - STACK_BYTES, .ss_size = STACK_BYTES };
@@ -199,7 +215,7 @@ _Noreturn static void run_child(const guard *g, double seconds) {
   _exit(0);
 }
 
-/* --- the parent ---------------------------------------------------------------------------------- */
+/* --- the parent ----------------------------------------------------------------------------- */
 
 static double now(void) {
   struct timespec t;
@@ -207,8 +223,9 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* False when time ran out before the child ended. `ended` then or else holds its wait status, -1 when the host reaped
- * it itself. A child that was reaped is not signalled, its number may be somebody else's by then. */
+/* False when time ran out before the child ended. `ended` then or else holds its wait status, -1
+ * when the host reaped it itself. A child that was reaped is not signalled, its number may be
+ * somebody else's by then. */
 static bool await(pid_t pid, double seconds, int *ended) {
   double deadline = now() + seconds;
   int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
@@ -254,7 +271,8 @@ static const region *nearest(const guard *g, uintptr_t address) {
   return best;
 }
 
-/* The value a region stands for in a step: a slot holds whichever temp the step has there; -2 = just workspace. */
+/* The value a region stands for in a step: a slot holds whichever temp the step has there; -2 =
+ * just workspace. */
 static int32_t value_of(const guard *g, const region *r, int32_t step) {
   if (r->value >= 0) return r->value;
   const es_step *s = es_plan_step_get(g->kernel->plan, step);
@@ -288,15 +306,16 @@ static const char *step_label(const guard *g, int32_t step) {
 }
 
 /* "byte 1536 of input #0 "x" (1536 bytes)" */
-static void describe(const guard *g, const region *r, const es_guard_result *out, char *text, size_t room) {
+static void describe(const guard *g, const region *r, const es_guard_result *out, char *text,
+                     size_t room) {
   const es_value *v = es_plan_value_get(g->kernel->plan, out->value);
   if (!r) snprintf(text, room, "address 0x%llx, near no operand", (unsigned long long)out->offset);
   else if (v) {
-    snprintf(text, room, "byte %lld of %s #%d \"%s\" (%lld bytes)", (long long)out->offset, es_role_name(v->role),
-             out->value, v->name, (long long)r->bytes);
+    snprintf(text, room, "byte %lld of %s #%d \"%s\" (%lld bytes)", (long long)out->offset,
+             es_role_name(v->role), out->value, v->name, (long long)r->bytes);
   } else {
-    snprintf(text, room, "byte %lld of workspace slot %d (%lld bytes)", (long long)out->offset, r->slot,
-             (long long)r->bytes);
+    snprintf(text, room, "byte %lld of workspace slot %d (%lld bytes)", (long long)out->offset,
+             r->slot, (long long)r->bytes);
   }
 }
 
@@ -306,16 +325,17 @@ static esper_status judge_death(const guard *g, int ended, es_guard_result *out,
   out->step = r->step;
   if (r->state != DIED) { /* killed from outside, or by a signal we cannot catch */
     out->signal = ended >= 0 && WIFSIGNALED(ended) ? WTERMSIG(ended) : SIGKILL;
-    return es_fail(err, ESPER_ECERT, "guard: step %d (%s): the child was ended by %s (%d)", out->step,
-                   step_label(g, out->step), signal_name(out->signal), out->signal);
+    return es_fail(err, ESPER_ECERT, "guard: step %d (%s): the child was ended by %s (%d)",
+                   out->step, step_label(g, out->step), signal_name(out->signal), out->signal);
   }
   out->signal = r->signal;
   const region *near = r->signal == SIGSEGV || r->signal == SIGBUS ? nearest(g, r->address) : NULL;
   locate(g, near, r->address, out);
   char place[256];
   describe(g, near, out, place, sizeof place);
-  return es_fail(err, ESPER_ECERT, "guard: step %d (%s): %s%s at %s", out->step, step_label(g, out->step),
-                 signal_name(r->signal), r->wrote < 0 ? "" : r->wrote ? ", write" : ", read", place);
+  static const char *const access[] = { "", ", read", ", write" };
+  return es_fail(err, ESPER_ECERT, "guard: step %d (%s): %s%s at %s", out->step,
+                 step_label(g, out->step), signal_name(r->signal), access[r->wrote + 1], place);
 }
 
 static esper_status judge_end(const guard *g, es_guard_result *out, es_error *err) {
@@ -340,12 +360,14 @@ static void copy_back(const guard *g, const es_run *run) {
   const es_frame *f = g->frame;
   for (int32_t i = 0; i < g->kernel->value_count; i++) {
     const es_value *v = es_plan_value_get(g->kernel->plan, i);
-    void *to = v->role == ES_ROLE_output ? run->data[i] : v->role == ES_ROLE_update ? run->data[v->buffer] : NULL;
-    if (to && f->bytes[i] > 0) memcpy(to, f->base[i], (size_t)f->bytes[i]);
+    if (f->bytes[i] == 0 || (v->role != ES_ROLE_output && v->role != ES_ROLE_update)) continue;
+    void *to = run->data[v->role == ES_ROLE_output ? i : v->buffer];
+    memcpy(to, f->base[i], (size_t)f->bytes[i]);
   }
 }
 
-static esper_status fork_and_judge(const guard *g, double seconds, es_guard_result *out, es_error *err) {
+static esper_status fork_and_judge(const guard *g, double seconds, es_guard_result *out,
+                                   es_error *err) {
   pid_t pid = fork();
   if (pid < 0) {
     out->verdict = NO_FORK;
@@ -356,17 +378,18 @@ static esper_status fork_and_judge(const guard *g, double seconds, es_guard_resu
   if (!await(pid, seconds, &ended) && g->report->state == RUNNING) {
     out->verdict = TIME_OUT;
     out->step = g->report->step;
-    return es_fail(err, ESPER_ECERT, "guard: step %d (%s): the run did not end within %g seconds", out->step,
-                   step_label(g, out->step), seconds);
+    return es_fail(err, ESPER_ECERT, "guard: step %d (%s): the run did not end within %g seconds",
+                   out->step, step_label(g, out->step), seconds);
   }
   return g->report->state == DONE ? judge_end(g, out, err) : judge_death(g, ended, out, err);
 }
 
-esper_status es_guard_run(es_kernel *kernel, const es_run *run, bool end, double seconds, es_guard_result *out,
-                          es_error *err) {
+esper_status es_guard_run(es_kernel *kernel, const es_run *run, bool end, double seconds,
+                          es_guard_result *out, es_error *err) {
   *out = (es_guard_result){ .verdict = REFUSED, .value = -1, .step = -1, .status = ESPER_EARG };
   if (!(seconds > 0 && seconds <= SECONDS_MAX))
-    return es_fail(err, ESPER_EARG, "guard: seconds: got %g, wanted over 0 to %d", seconds, SECONDS_MAX);
+    return es_fail(err, ESPER_EARG, "guard: seconds: got %g, wanted over 0 to %d", seconds,
+                   SECONDS_MAX);
   guard g = { .kernel = kernel };
   esper_status status = prepare(&g, run, end, err);
   if (status == ESPER_OK) {
@@ -380,6 +403,8 @@ esper_status es_guard_run(es_kernel *kernel, const es_run *run, bool end, double
 }
 
 const char *es_guard_text(const es_guard_result *result) {
-  static const char *const texts[] = { "clean", "fault", "canary changed", "time out", "run refused", "could not fork" };
-  return result->verdict >= 0 && result->verdict <= NO_FORK ? texts[result->verdict] : "unknown verdict";
+  static const char *const texts[] = { "clean",    "fault",       "canary changed",
+                                       "time out", "run refused", "could not fork" };
+  return result->verdict >= 0 && result->verdict <= NO_FORK ? texts[result->verdict]
+                                                            : "unknown verdict";
 }

@@ -1,6 +1,7 @@
-/* Kernels: a plan bound to the functions of an image, and the run itself: see plan.h. The flow ends here; what a run
- * needs is in frame.c, how symbols are found in solve.c.
- * Invariant: a kernel does not change after es_kernel_new (and es_kernel_pool_set) but for its frames and its count. */
+/* Kernels: a plan bound to the functions of an image, and the run itself: see plan.h. The flow
+ * ends here; what a run needs is in frame.c, how symbols are found in solve.c.
+ * Invariant: a kernel does not change after es_kernel_new (and es_kernel_pool_set) but for its
+ * frames and its count. */
 #include "run/frame.h"
 
 static void kernel_free(es_kernel *kernel) {
@@ -49,7 +50,9 @@ static esper_status fill(es_kernel *k, es_error *err) {
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);
     void *symbol = es_code_symbol(k->code, s->fn);
-    if (!symbol) return es_fail(err, ESPER_ECORRUPT, "kernel: step %d: the image has no function \"%s\"", i, s->fn);
+    if (!symbol)
+      return es_fail(err, ESPER_ECORRUPT, "kernel: step %d: the image has no function \"%s\"", i,
+                     s->fn);
     *(void **)&k->fn[i] = symbol; /* POSIX: a data pointer holds a function's address */
     for (int32_t n = 0; n < s->operand_count; n++) *operand++ = s->operands[n];
   }
@@ -69,7 +72,8 @@ esper_status es_kernel_new(es_plan *plan, es_code *code, es_kernel **out, es_err
   count_plan(kernel);
   esper_status status = ESPER_OK;
   if (!kernel->arena) status = es_fail(err, ESPER_ENOMEM, "kernel: no memory");
-  else if (!count_steps(kernel)) status = es_fail(err, ESPER_ELIMIT, "kernel: the steps have over 2^30 operands");
+  else if (!count_steps(kernel))
+    status = es_fail(err, ESPER_ELIMIT, "kernel: the steps have over 2^30 operands");
   else status = fill(kernel, err);
   if (status == ESPER_OK) *out = kernel;
   else kernel_free(kernel);
@@ -82,7 +86,8 @@ es_kernel *es_kernel_retain(es_kernel *kernel) {
 }
 
 void es_kernel_release(es_kernel *kernel) {
-  if (kernel && atomic_fetch_sub_explicit(&kernel->references, 1, memory_order_acq_rel) == 1) kernel_free(kernel);
+  if (kernel && atomic_fetch_sub_explicit(&kernel->references, 1, memory_order_acq_rel) == 1)
+    kernel_free(kernel);
 }
 
 const es_plan *es_kernel_plan(const es_kernel *kernel) { return kernel->plan; }
@@ -93,7 +98,8 @@ void es_kernel_pool_set(es_kernel *kernel, es_pool *pool) {
   kernel->pool = pool;
 }
 
-esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, int64_t *bytes, es_error *err) {
+esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, int64_t *bytes,
+                                 es_error *err) {
   *bytes = 0;
   es_frame *frame = es_frame_take(kernel, err);
   if (!frame) return ESPER_ENOMEM;

@@ -33,7 +33,7 @@ static bool data_bytes(int32_t dtype, int32_t rank, const int64_t *shape, int64_
   return empty || !over;
 }
 
-/* --- header -------------------------------------------------------------------------------------- */
+/* --- header --------------------------------------------------------------------------------- */
 
 typedef struct reader {
   const char *at, *end, *path;
@@ -45,7 +45,8 @@ static esper_status broken(const reader *r, const char *what) {
 }
 
 static void blanks(reader *r) {
-  while (r->at < r->end && (*r->at == ' ' || *r->at == '\t' || *r->at == '\n' || *r->at == '\r')) r->at++;
+  while (r->at < r->end && (*r->at == ' ' || *r->at == '\t' || *r->at == '\n' || *r->at == '\r'))
+    r->at++;
 }
 
 static bool next_is(reader *r, char c) {
@@ -83,27 +84,32 @@ static esper_status read_descr(reader *r, es_npy *out) {
   char descr[32];
   blanks(r);
   if (r->at < r->end && *r->at == '[')
-    return es_fail(r->err, ESPER_EDTYPE, "%s: a structured dtype; save one field as a plain array", r->path);
+    return es_fail(r->err, ESPER_EDTYPE, "%s: a structured dtype; save one field as a plain array",
+                   r->path);
   if (!quoted(r, descr, sizeof descr)) return broken(r, "descr is no short text");
   if (descr[0] == '=') descr[0] = '<';
   if (descr[0] == '>')
-    return es_fail(r->err, ESPER_EDTYPE, "%s: dtype %s is big-endian; save x.astype('<%s')", r->path, descr, descr + 1);
+    return es_fail(r->err, ESPER_EDTYPE, "%s: dtype %s is big-endian; save x.astype('<%s')",
+                   r->path, descr, descr + 1);
   for (int32_t dtype = 0; dtype < ES_DTYPE_COUNT; dtype++) {
     const char *known = descrs[dtype];
     if (!*known) continue;
-    if (strcmp(descr, known) == 0 || (known[0] == '|' && descr[0] == '<' && strcmp(descr + 1, known + 1) == 0)) {
+    if (strcmp(descr, known) == 0 ||
+        (known[0] == '|' && descr[0] == '<' && strcmp(descr + 1, known + 1) == 0)) {
       out->dtype = dtype;
       return ESPER_OK;
     }
   }
-  return es_fail(r->err, ESPER_EDTYPE, "%s: dtype %s is none of Esper's; save x.astype('<f4') or another of its dtypes",
+  return es_fail(r->err, ESPER_EDTYPE,
+                 "%s: dtype %s is none of Esper's; save x.astype('<f4') or another of its dtypes",
                  r->path, descr);
 }
 
 static esper_status read_order(reader *r) {
   if (word(r, "False")) return ESPER_OK;
   if (!word(r, "True")) return broken(r, "fortran_order is neither True nor False");
-  return es_fail(r->err, ESPER_ESHAPE, "%s: column-major (fortran_order); save numpy.ascontiguousarray(x)", r->path);
+  return es_fail(r->err, ESPER_ESHAPE,
+                 "%s: column-major (fortran_order); save numpy.ascontiguousarray(x)", r->path);
 }
 
 static bool read_extent(reader *r, int64_t *out) {
@@ -111,7 +117,9 @@ static bool read_extent(reader *r, int64_t *out) {
   const char *start = r->at;
   int64_t value = 0;
   for (; r->at < r->end && *r->at >= '0' && *r->at <= '9'; r->at++)
-    if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, *r->at - '0', &value)) return false;
+    if (__builtin_mul_overflow(value, 10, &value) ||
+        __builtin_add_overflow(value, *r->at - '0', &value))
+      return false;
   if (r->at == start) return false;
   if (r->at < r->end && *r->at == 'L') r->at++; /* Python 2 wrote 3L */
   *out = value;
@@ -123,8 +131,10 @@ static esper_status read_shape(reader *r, es_npy *out) {
   out->rank = 0;
   while (!next_is(r, ')')) {
     if (out->rank == ES_RANK_MAX)
-      return es_fail(r->err, ESPER_ESHAPE, "%s: over %d axes; reshape it before saving", r->path, ES_RANK_MAX);
-    if (!read_extent(r, &out->shape[out->rank++])) return broken(r, "shape holds something that is no extent");
+      return es_fail(r->err, ESPER_ESHAPE, "%s: over %d axes; reshape it before saving", r->path,
+                     ES_RANK_MAX);
+    if (!read_extent(r, &out->shape[out->rank++]))
+      return broken(r, "shape holds something that is no extent");
     if (next_is(r, ',')) continue;
     if (!next_is(r, ')')) return broken(r, "shape is no tuple");
     if (out->rank == 1) return broken(r, "shape is a number in parentheses, not a tuple");
@@ -139,12 +149,17 @@ static esper_status read_dict(reader *r, es_npy *out) {
   if (!next_is(r, '{')) return broken(r, "the header is no dict");
   while (!next_is(r, '}')) {
     char key[32];
-    if (!quoted(r, key, sizeof key) || !next_is(r, ':')) return broken(r, "the header has a bad key");
-    int what = strcmp(key, "descr") == 0 ? DESCR : strcmp(key, "fortran_order") == 0 ? ORDER
-             : strcmp(key, "shape") == 0 ? SHAPE : 0;
+    if (!quoted(r, key, sizeof key) || !next_is(r, ':'))
+      return broken(r, "the header has a bad key");
+    int what = strcmp(key, "descr") == 0 ? DESCR : 0;
+    if (strcmp(key, "fortran_order") == 0) what = ORDER;
+    if (strcmp(key, "shape") == 0) what = SHAPE;
     if (!what || (seen & what)) return broken(r, "the header has an unknown or repeated key");
     seen |= what;
-    esper_status status = what == DESCR ? read_descr(r, out) : what == ORDER ? read_order(r) : read_shape(r, out);
+    esper_status status = ESPER_OK;
+    if (what == DESCR) status = read_descr(r, out);
+    if (what == ORDER) status = read_order(r);
+    if (what == SHAPE) status = read_shape(r, out);
     if (status != ESPER_OK) return status;
     if (next_is(r, ',')) continue;
     if (!next_is(r, '}')) return broken(r, "the header dict does not end");
@@ -158,11 +173,13 @@ static esper_status read_dict(reader *r, es_npy *out) {
   return ESPER_OK;
 }
 
-esper_status es_npy_parse(const void *bytes, size_t length, const char *path, es_npy *out, es_error *err) {
+esper_status es_npy_parse(const void *bytes, size_t length, const char *path, es_npy *out,
+                          es_error *err) {
   const uint8_t *b = bytes;
   reader r = { .path = path, .err = err };
   memset(out, 0, sizeof *out);
-  if (length < PREFIX || memcmp(b, magic, sizeof magic - 1) != 0) return broken(&r, "it does not begin with \\x93NUMPY");
+  if (length < PREFIX || memcmp(b, magic, sizeof magic - 1) != 0)
+    return broken(&r, "it does not begin with \\x93NUMPY");
   if (b[6] < 1 || b[6] > 3) return broken(&r, "unknown format version");
   size_t field = b[6] == 1 ? 2 : 4, header = 0;
   if (length < PREFIX + field) return broken(&r, "cut short in the header");
@@ -175,10 +192,12 @@ esper_status es_npy_parse(const void *bytes, size_t length, const char *path, es
   return read_dict(&r, out);
 }
 
-/* --- reading ------------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------- */
 
 static esper_status system_failure(const char *path, const char *doing, es_error *err) {
-  esper_status status = errno == ENOENT ? ESPER_ENOTFOUND : errno == ENOSPC || errno == EDQUOT ? ESPER_ENOSPACE : ESPER_EIO;
+  esper_status status = ESPER_EIO;
+  if (errno == ENOENT) status = ESPER_ENOTFOUND;
+  if (errno == ENOSPC || errno == EDQUOT) status = ESPER_ENOSPACE;
   return es_fail(err, status, "%s: cannot %s: %s", path, doing, strerror(errno));
 }
 
@@ -198,7 +217,8 @@ static int64_t read_all(int file, void *to, int64_t bytes, int64_t at) {
 /* Opens, checks the kind of file, its header and its size. *file is open after success. */
 static esper_status open_npy(const char *path, es_npy *out, int *file, es_error *err) {
   struct stat info;
-  *file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* so that a pipe without a writer fails below, not hangs here */
+  /* Not blocking, so that a pipe without a writer fails below and does not hang here. */
+  *file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (*file < 0) return system_failure(path, "open it", err);
   esper_status status = ESPER_OK;
   enum { HEAD = PREFIX + 4 + HEADER_MAX };
@@ -212,7 +232,8 @@ static esper_status open_npy(const char *path, es_npy *out, int *file, es_error 
   else status = es_npy_parse(head, (size_t)got, path, out, err);
   if (status == ESPER_OK && info.st_size - out->data_at != out->bytes) {
     int64_t there = info.st_size - out->data_at;
-    status = es_fail(err, ESPER_ECORRUPT, "%s: %s: expected %" PRId64 " bytes of data, got %" PRId64, path,
+    status = es_fail(err, ESPER_ECORRUPT,
+                     "%s: %s: expected %" PRId64 " bytes of data, got %" PRId64, path,
                      there < out->bytes ? "cut short" : "trailing bytes", out->bytes, there);
   }
   es_free(head);
@@ -222,10 +243,12 @@ static esper_status open_npy(const char *path, es_npy *out, int *file, es_error 
   return status;
 }
 
-static esper_status read_data(int file, const char *path, const es_npy *npy, void *data, es_error *err) {
+static esper_status read_data(int file, const char *path, const es_npy *npy, void *data,
+                              es_error *err) {
   int64_t got = read_all(file, data, npy->bytes, npy->data_at);
   if (got < 0) return system_failure(path, "read it", err);
-  if (got < npy->bytes) return es_fail(err, ESPER_ECORRUPT, "%s: cut short while it was read", path);
+  if (got < npy->bytes)
+    return es_fail(err, ESPER_ECORRUPT, "%s: cut short while it was read", path);
   return ESPER_OK;
 }
 
@@ -236,7 +259,8 @@ esper_status es_npy_read(const char *path, es_npy *out, void **data, es_error *e
   if (status != ESPER_OK) return status;
   void *block = es_alloc((size_t)out->bytes);
   status = block ? read_data(file, path, out, block, err)
-                 : es_fail(err, ESPER_ENOMEM, "%s: no memory for its %" PRId64 " bytes", path, out->bytes);
+                 : es_fail(err, ESPER_ENOMEM, "%s: no memory for its %" PRId64 " bytes", path,
+                           out->bytes);
   close(file);
   if (status == ESPER_OK) *data = block;
   else es_free(block);
@@ -246,15 +270,18 @@ esper_status es_npy_read(const char *path, es_npy *out, void **data, es_error *e
 /* "(3, 4)", "(3,)", "()": a Python tuple. */
 static void shape_text(es_text *text, int32_t rank, const int64_t *shape) {
   es_text_add(text, "(");
-  for (int32_t axis = 0; axis < rank; axis++) es_text_add(text, "%s%" PRId64, axis ? ", " : "", shape[axis]);
+  for (int32_t axis = 0; axis < rank; axis++)
+    es_text_add(text, "%s%" PRId64, axis ? ", " : "", shape[axis]);
   es_text_add(text, rank == 1 ? ",)" : ")");
 }
 
-static esper_status check_same(const char *path, const es_npy *npy, int32_t dtype, int32_t rank, const int64_t *shape,
-                               es_error *err) {
+static esper_status check_same(const char *path, const es_npy *npy, int32_t dtype, int32_t rank,
+                               const int64_t *shape, es_error *err) {
   if (npy->dtype != dtype)
-    return es_fail(err, ESPER_EDTYPE, "%s: dtype: expected %s, got %s", path, es_dtype_name(dtype), es_dtype_name(npy->dtype));
-  if (npy->rank == rank && memcmp(npy->shape, shape, (size_t)rank * sizeof *shape) == 0) return ESPER_OK;
+    return es_fail(err, ESPER_EDTYPE, "%s: dtype: expected %s, got %s", path, es_dtype_name(dtype),
+                   es_dtype_name(npy->dtype));
+  if (npy->rank == rank && memcmp(npy->shape, shape, (size_t)rank * sizeof *shape) == 0)
+    return ESPER_OK;
   es_text text = { 0 };
   es_text_add(&text, "expected ");
   shape_text(&text, rank, shape);
@@ -265,8 +292,8 @@ static esper_status check_same(const char *path, const es_npy *npy, int32_t dtyp
   return ESPER_ESHAPE;
 }
 
-esper_status es_npy_read_into(const char *path, int32_t dtype, int32_t rank, const int64_t *shape, void *data,
-                              es_error *err) {
+esper_status es_npy_read_into(const char *path, int32_t dtype, int32_t rank, const int64_t *shape,
+                              void *data, es_error *err) {
   es_npy npy;
   int file;
   esper_status status = open_npy(path, &npy, &file, err);
@@ -277,7 +304,7 @@ esper_status es_npy_read_into(const char *path, int32_t dtype, int32_t rank, con
   return status;
 }
 
-/* --- writing ------------------------------------------------------------------------------------- */
+/* --- writing -------------------------------------------------------------------------------- */
 
 static bool write_all(int file, const void *from, int64_t bytes) {
   while (bytes > 0) {
@@ -305,32 +332,35 @@ static void header_text(es_text *text, int32_t dtype, int32_t rank, const int64_
   text->bytes[PREFIX + 1] = (char)(header >> 8);
 }
 
-static esper_status write_file(const char *temp, const char *path, const es_text *head, const void *data, int64_t bytes,
-                               es_error *err) {
+static esper_status write_file(const char *temp, const char *path, const es_text *head,
+                               const void *data, int64_t bytes, es_error *err) {
   int file = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (file < 0) return system_failure(path, "create a file beside it", err);
   esper_status status = ESPER_OK;
   if (!write_all(file, head->bytes, (int64_t)head->length) || !write_all(file, data, bytes))
     status = system_failure(path, "write it", err);
   if (close(file) != 0 && status == ESPER_OK) status = system_failure(path, "write it", err);
-  if (status == ESPER_OK && rename(temp, path) != 0) status = system_failure(path, "replace it", err);
+  if (status == ESPER_OK && rename(temp, path) != 0)
+    status = system_failure(path, "replace it", err);
   if (status != ESPER_OK) unlink(temp);
   return status;
 }
 
-esper_status es_npy_write(const char *path, int32_t dtype, int32_t rank, const int64_t *shape, const void *data,
-                          es_error *err) {
+esper_status es_npy_write(const char *path, int32_t dtype, int32_t rank, const int64_t *shape,
+                          const void *data, es_error *err) {
   static atomic_uint serial; /* with the process number: a name nobody else writes to */
   int64_t bytes;
   if (dtype < 0 || dtype >= ES_DTYPE_COUNT || !*descrs[dtype])
-    return es_fail(err, ESPER_EDTYPE, "%s: NumPy has no dtype %s; cast to f32 first", path, es_dtype_name(dtype));
+    return es_fail(err, ESPER_EDTYPE, "%s: NumPy has no dtype %s; cast to f32 first", path,
+                   es_dtype_name(dtype));
   if (rank < 0 || rank > ES_RANK_MAX || !data_bytes(dtype, rank, shape, &bytes))
     return es_fail(err, ESPER_ELIMIT, "%s: over 2^46 bytes or 8 axes", path);
   es_text head = { 0 }, temp = { 0 };
   header_text(&head, dtype, rank, shape);
   es_text_add(&temp, "%s.%ld.%u.tmp", path, (long)getpid(), atomic_fetch_add(&serial, 1));
-  esper_status status = head.failed || temp.failed ? es_fail(err, ESPER_ENOMEM, "%s: no memory to write it", path)
-                                                   : write_file(temp.bytes, path, &head, data, bytes, err);
+  esper_status status = head.failed || temp.failed
+                            ? es_fail(err, ESPER_ENOMEM, "%s: no memory to write it", path)
+                            : write_file(temp.bytes, path, &head, data, bytes, err);
   es_text_clear(&head);
   es_text_clear(&temp);
   return status;

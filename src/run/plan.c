@@ -1,6 +1,7 @@
-/* The plan: see plan.h. Built by the planner or the decoder, checked once in es_plan_finish, read by kernels.
- * Invariant: after es_plan_finish nothing in a plan changes but its reference count, and every index and handle in it
- * is in range, so the code that runs plans checks none of them again. */
+/* The plan: see plan.h. Built by the planner or the decoder, checked once in es_plan_finish, read
+ * by kernels.
+ * Invariant: after es_plan_finish nothing in a plan changes but its reference count, and every
+ * index and handle in it is in range, so the code that runs plans checks none of them again. */
 #include "run/plan.h"
 #include <stdatomic.h>
 #include <string.h>
@@ -9,21 +10,23 @@
 enum { ROLES = ES_ROLE_temp + 1 };
 
 struct es_plan {
-  es_arena *arena;          /* texts, step arrays, role lists */
-  es_dims *dims;            /* shared with the compile until finished, then our own */
+  es_arena *arena; /* texts, step arrays, role lists */
+  es_dims *dims;   /* shared with the compile until finished, then our own */
   es_value *values;
   es_step *steps;
   es_slot_size *sizes;
   int32_t value_count, value_room, step_count, step_room, size_count, size_room, slot_count;
   es_dim flops, bytes;
   int32_t *role[ROLES], role_count[ROLES];
-  const char **shape_text;  /* per value */
-  bool finished, failed;    /* failed: memory ran out in a call that cannot say so */
+  const char **shape_text; /* per value */
+  bool finished, failed;   /* failed: memory ran out in a call that cannot say so */
   atomic_int references;
 };
 
 const char *es_role_name(int32_t role) {
-  static const char *const names[ROLES] = { "input", "param", "buffer", "output", "update", "temp" };
+  static const char *const names[ROLES] = {
+    "input", "param", "buffer", "output", "update", "temp"
+  };
   return role >= 0 && role < ROLES ? names[role] : "?";
 }
 
@@ -54,7 +57,7 @@ void es_plan_release(es_plan *plan) {
   es_free(plan);
 }
 
-/* --- building ------------------------------------------------------------------------------------ */
+/* --- building ------------------------------------------------------------------------------- */
 
 /* Room for one more item behind *items; false: no memory or ES_PLAN_MAX reached. */
 static bool grow(void **items, int32_t count, int32_t *room, size_t size) {
@@ -71,7 +74,8 @@ static bool grow(void **items, int32_t count, int32_t *room, size_t size) {
 /* Why grow() said no. */
 static esper_status no_room(es_plan *plan, int32_t count, const char *what, es_error *err) {
   plan->failed = true;
-  if (count >= ES_PLAN_MAX) return es_fail(err, ESPER_ELIMIT, "plan: more than %d %ss", ES_PLAN_MAX, what);
+  if (count >= ES_PLAN_MAX)
+    return es_fail(err, ESPER_ELIMIT, "plan: more than %d %ss", ES_PLAN_MAX, what);
   return es_fail(err, ESPER_ENOMEM, "plan: no memory for %s %d", what, count);
 }
 
@@ -97,7 +101,8 @@ int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err) {
   if (plan->finished) return frozen(err);
   int32_t index = plan->value_count;
   if (value->rank < 0 || value->rank > ES_RANK_MAX) {
-    es_fail(err, ESPER_EINTERNAL, "plan: value %d has rank %d, wanted 0 to %d", index, value->rank, ES_RANK_MAX);
+    es_fail(err, ESPER_EINTERNAL, "plan: value %d has rank %d, wanted 0 to %d", index, value->rank,
+            ES_RANK_MAX);
     return -1;
   }
   char *name = es_arena_text(plan->arena, value->name ? value->name : "");
@@ -122,11 +127,12 @@ static const void *copy_words(es_arena *arena, const void *items, int32_t count)
 int32_t es_plan_step(es_plan *plan, const es_step *step, es_error *err) {
   if (plan->finished) return frozen(err);
   int32_t index = plan->step_count;
+  static const char *const names[] = { "operands", "dims", "streams" };
   const int32_t counts[] = { step->operand_count, step->dim_count, step->stream_count };
   for (int i = 0; i < 3; i++)
     if (counts[i] < 0 || counts[i] > ES_PLAN_MAX) {
       es_fail(err, ESPER_ELIMIT, "plan: step %d has %d %s, wanted 0 to %d", index, counts[i],
-              i == 0 ? "operands" : i == 1 ? "dims" : "streams", ES_PLAN_MAX);
+              names[i], ES_PLAN_MAX);
       return -1;
     }
   es_step copy = *step;
@@ -144,7 +150,7 @@ int32_t es_plan_step(es_plan *plan, const es_step *step, es_error *err) {
   return plan->step_count++;
 }
 
-/* --- checking ------------------------------------------------------------------------------------ */
+/* --- checking ------------------------------------------------------------------------------- */
 
 static bool is_dim(const es_plan *plan, es_dim d) {
   return d >= 0 && d < es_dims_count(plan->dims);
@@ -157,32 +163,43 @@ static esper_status check_value(const es_plan *plan, int32_t index, es_error *er
     return es_fail(err, ESPER_EINTERNAL, "plan: value %d has unknown role %d", index, v->role);
   const char *role = es_role_name(v->role);
   if (v->dtype < 0 || v->dtype >= ES_DTYPE_COUNT)
-    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has unknown dtype %d", role, index, v->name, v->dtype);
+    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has unknown dtype %d", role, index,
+                   v->name, v->dtype);
   for (int32_t axis = 0; axis < v->rank; axis++)
     if (!is_dim(plan, v->shape[axis]))
-      return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" axis %d: %d is no dimension", role, index, v->name, axis,
-                     v->shape[axis]);
+      return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" axis %d: %d is no dimension", role,
+                     index, v->name, axis, v->shape[axis]);
   bool stored = v->role == ES_ROLE_temp || v->role == ES_ROLE_update;
   if (stored ? v->slot < 0 || v->slot >= plan->slot_count : v->slot != -1)
-    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has slot %d, wanted %s", role, index, v->name, v->slot,
-                   stored ? "one of the plan's" : "-1");
+    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has slot %d, wanted %s", role, index,
+                   v->name, v->slot, stored ? "one of the plan's" : "-1");
   if (v->role != ES_ROLE_temp && !*v->name)
     return es_fail(err, ESPER_ENAME, "plan: %s %d has no name", role, index);
   if (v->role != ES_ROLE_update && v->buffer != -1)
-    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has buffer %d, wanted -1", role, index, v->name, v->buffer);
-  if ((v->role == ES_ROLE_param || v->role == ES_ROLE_buffer) && (v->init < 0 || v->init >= ES_INIT_COUNT))
-    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has unknown init %d", role, index, v->name, v->init);
+    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has buffer %d, wanted -1", role, index,
+                   v->name, v->buffer);
+  if ((v->role == ES_ROLE_param || v->role == ES_ROLE_buffer) &&
+      (v->init < 0 || v->init >= ES_INIT_COUNT))
+    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has unknown init %d", role, index,
+                   v->name, v->init);
   return ESPER_OK;
 }
 
-/* An update and its buffer are of one type, and a buffer has one update. `taken`: per value, zero at first. */
-static esper_status check_update(const es_plan *plan, int32_t index, int32_t *taken, es_error *err) {
+/* An update and its buffer are of one type, and a buffer has one update. `taken`: per value, zero
+ * at first. */
+static esper_status check_update(const es_plan *plan, int32_t index, int32_t *taken,
+                                 es_error *err) {
   const es_value *v = &plan->values[index];
-  if (v->buffer < 0 || v->buffer >= plan->value_count || plan->values[v->buffer].role != ES_ROLE_buffer)
-    return es_fail(err, ESPER_EINTERNAL, "plan: update %d \"%s\": value %d is no buffer", index, v->name, v->buffer);
+  if (v->buffer < 0 || v->buffer >= plan->value_count ||
+      plan->values[v->buffer].role != ES_ROLE_buffer)
+    return es_fail(err, ESPER_EINTERNAL, "plan: update %d \"%s\": value %d is no buffer", index,
+                   v->name, v->buffer);
   const es_value *b = &plan->values[v->buffer];
-  if (b->dtype != v->dtype || b->rank != v->rank || memcmp(b->shape, v->shape, sizeof b->shape) != 0)
-    return es_fail(err, ESPER_EINTERNAL, "plan: update %d \"%s\" differs from its buffer in dtype or shape", index, v->name);
+  if (b->dtype != v->dtype || b->rank != v->rank ||
+      memcmp(b->shape, v->shape, sizeof b->shape) != 0)
+    return es_fail(err, ESPER_EINTERNAL,
+                   "plan: update %d \"%s\" differs from its buffer in dtype or shape", index,
+                   v->name);
   if (taken[v->buffer]++)
     return es_fail(err, ESPER_EINTERNAL, "plan: buffer \"%s\" is updated twice", b->name);
   return ESPER_OK;
@@ -192,18 +209,21 @@ static esper_status check_step(const es_plan *plan, int32_t index, es_error *err
   const es_step *s = &plan->steps[index];
   if (!*s->fn) return es_fail(err, ESPER_EINTERNAL, "plan: step %d has no function", index);
   if (!is_dim(plan, s->tiles))
-    return es_fail(err, ESPER_EINTERNAL, "plan: step %d: tiles %d is no dimension", index, s->tiles);
+    return es_fail(err, ESPER_EINTERNAL, "plan: step %d: tiles %d is no dimension", index,
+                   s->tiles);
   for (int32_t i = 0; i < s->operand_count; i++)
     if (s->operands[i] < 0 || s->operands[i] >= plan->value_count)
-      return es_fail(err, ESPER_EINTERNAL, "plan: step %d operand %d: %d is no value", index, i, s->operands[i]);
+      return es_fail(err, ESPER_EINTERNAL, "plan: step %d operand %d: %d is no value", index, i,
+                     s->operands[i]);
   for (int32_t i = 0; i < s->dim_count; i++)
     if (!is_dim(plan, s->dims[i]))
-      return es_fail(err, ESPER_EINTERNAL, "plan: step %d: d[%d] = %d is no dimension", index, i, s->dims[i]);
+      return es_fail(err, ESPER_EINTERNAL, "plan: step %d: d[%d] = %d is no dimension", index, i,
+                     s->dims[i]);
   return ESPER_OK;
 }
 
-/* Every slot has a size, and every output and update is an operand of some step (an update may be written through a
- * temp in its slot). marks: value_count + 2 * slot_count zeros. */
+/* Every slot has a size, and every output and update is an operand of some step (an update may be
+ * written through a temp in its slot). marks: value_count + 2 * slot_count zeros. */
 static esper_status check_reach(const es_plan *plan, int32_t *marks, es_error *err) {
   int32_t *seen = marks, *sized = marks + plan->value_count, *slot_seen = sized + plan->slot_count;
   for (int32_t i = 0; i < plan->step_count; i++)
@@ -216,8 +236,10 @@ static esper_status check_reach(const es_plan *plan, int32_t *marks, es_error *e
   for (int32_t i = 0; i < plan->value_count; i++) {
     const es_value *v = &plan->values[i];
     if (v->slot >= 0) sized[v->slot] = 1;
-    if ((v->role == ES_ROLE_output && !seen[i]) || (v->role == ES_ROLE_update && !slot_seen[v->slot]))
-      return es_fail(err, ESPER_EINTERNAL, "plan: no step writes %s \"%s\"", es_role_name(v->role), v->name);
+    if ((v->role == ES_ROLE_output && !seen[i]) ||
+        (v->role == ES_ROLE_update && !slot_seen[v->slot]))
+      return es_fail(err, ESPER_EINTERNAL, "plan: no step writes %s \"%s\"", es_role_name(v->role),
+                     v->name);
   }
   for (int32_t i = 0; i < plan->slot_count; i++)
     if (!sized[i]) return es_fail(err, ESPER_EINTERNAL, "plan: slot %d has no size", i);
@@ -231,7 +253,8 @@ static uint32_t name_hash(const es_value *value) {
   return h;
 }
 
-/* Inputs, params and buffers share one space of names; outputs have their own. A hash set of value index + 1. */
+/* Inputs, params and buffers share one space of names; outputs have their own. A hash set of value
+ * index + 1. */
 static esper_status check_names(const es_plan *plan, es_error *err) {
   uint32_t room = 16;
   while (room < 2 * (uint32_t)plan->value_count) room *= 2;
@@ -246,8 +269,8 @@ static esper_status check_names(const es_plan *plan, es_error *err) {
       const es_value *b = &plan->values[set[at] - 1];
       bool one_space = (a->role == ES_ROLE_output) == (b->role == ES_ROLE_output);
       if (one_space && strcmp(a->name, b->name) == 0)
-        status = es_fail(err, ESPER_ENAME, "plan: %s and %s are both named \"%s\"", es_role_name(b->role),
-                         es_role_name(a->role), a->name);
+        status = es_fail(err, ESPER_ENAME, "plan: %s and %s are both named \"%s\"",
+                         es_role_name(b->role), es_role_name(a->role), a->name);
     }
     set[at] = i + 1;
   }
@@ -261,14 +284,16 @@ static esper_status check(const es_plan *plan, es_error *err) {
   int32_t *taken = es_alloc_array((size_t)plan->value_count + 1, sizeof *taken);
   int32_t *marks = es_alloc_array(marks_count, sizeof *marks);
   if (!taken || !marks) status = es_fail(err, ESPER_ENOMEM, "plan: no memory to check it");
-  for (int32_t i = 0; i < plan->value_count && status == ESPER_OK; i++) status = check_value(plan, i, err);
+  for (int32_t i = 0; i < plan->value_count && status == ESPER_OK; i++)
+    status = check_value(plan, i, err);
   for (int32_t i = 0; i < plan->value_count && status == ESPER_OK; i++)
     if (plan->values[i].role == ES_ROLE_update) status = check_update(plan, i, taken, err);
-  for (int32_t i = 0; i < plan->step_count && status == ESPER_OK; i++) status = check_step(plan, i, err);
+  for (int32_t i = 0; i < plan->step_count && status == ESPER_OK; i++)
+    status = check_step(plan, i, err);
   for (int32_t i = 0; i < plan->size_count && status == ESPER_OK; i++)
     if (!is_dim(plan, plan->sizes[i].bytes))
-      status = es_fail(err, ESPER_EINTERNAL, "plan: slot %d: size %d is no dimension", plan->sizes[i].slot,
-                       plan->sizes[i].bytes);
+      status = es_fail(err, ESPER_EINTERNAL, "plan: slot %d: size %d is no dimension",
+                       plan->sizes[i].slot, plan->sizes[i].bytes);
   if (status == ESPER_OK) status = check_names(plan, err);
   if (status == ESPER_OK) status = check_reach(plan, marks, err);
   es_free(taken);
@@ -276,11 +301,12 @@ static esper_status check(const es_plan *plan, es_error *err) {
   return status;
 }
 
-/* --- finishing ----------------------------------------------------------------------------------- */
+/* --- finishing ------------------------------------------------------------------------------ */
 
 static bool list_roles(es_plan *plan) {
   for (int32_t role = 0; role < ROLES; role++) {
-    int32_t count = 0, *list = es_arena_take(plan->arena, ((size_t)plan->value_count + 1) * sizeof *list);
+    size_t bytes = ((size_t)plan->value_count + 1) * sizeof(int32_t);
+    int32_t count = 0, *list = es_arena_take(plan->arena, bytes);
     if (!list) return false;
     for (int32_t i = 0; i < plan->value_count; i++)
       if (plan->values[i].role == role) list[count++] = i;
@@ -291,7 +317,8 @@ static bool list_roles(es_plan *plan) {
 }
 
 static bool write_shapes(es_plan *plan) {
-  plan->shape_text = es_arena_take(plan->arena, ((size_t)plan->value_count + 1) * sizeof *plan->shape_text);
+  plan->shape_text = es_arena_take(plan->arena,
+                                   ((size_t)plan->value_count + 1) * sizeof *plan->shape_text);
   if (!plan->shape_text) return false;
   es_text text = { 0 };
   for (int32_t i = 0; i < plan->value_count; i++) {
@@ -309,14 +336,15 @@ static bool write_shapes(es_plan *plan) {
   return written;
 }
 
-/* Swaps the shared dims table for a copy of our own: threads that run kernels read it while the compile that shares
- * the first one goes on making handles. */
+/* Swaps the shared dims table for a copy of our own: threads that run kernels read it while the
+ * compile that shares the first one goes on making handles. */
 static esper_status own_dims(es_plan *plan, es_error *err) {
   es_text bytes = { 0 };
   size_t used = 0;
   es_dims_encode(plan->dims, &bytes);
-  es_dims *own = bytes.failed ? NULL : es_dims_decode((const uint8_t *)bytes.bytes, bytes.length, &used, err);
   bool failed = bytes.failed;
+  es_dims *own = NULL;
+  if (!failed) own = es_dims_decode((const uint8_t *)bytes.bytes, bytes.length, &used, err);
   es_text_clear(&bytes);
   if (failed) return es_fail(err, ESPER_ENOMEM, "plan: no memory for its dimensions");
   if (!own) return err && err->status ? err->status : ESPER_ENOMEM;
@@ -331,20 +359,23 @@ static esper_status own_dims(es_plan *plan, es_error *err) {
 
 esper_status es_plan_finish(es_plan *plan, es_dim flops, es_dim bytes, es_error *err) {
   if (plan->finished) return es_fail(err, ESPER_EARG, "plan: finished twice");
-  if (plan->failed) return es_fail(err, ESPER_ENOMEM, "plan: memory ran out or a limit was met while it was built");
+  if (plan->failed)
+    return es_fail(err, ESPER_ENOMEM, "plan: memory ran out or a limit was met while it was built");
   if (!is_dim(plan, flops) || !is_dim(plan, bytes))
-    return es_fail(err, ESPER_EINTERNAL, "plan: flops %d or bytes %d is no dimension", flops, bytes);
+    return es_fail(err, ESPER_EINTERNAL, "plan: flops %d or bytes %d is no dimension", flops,
+                   bytes);
   esper_status status = check(plan, err);
   if (status == ESPER_OK) status = own_dims(plan, err);
   if (status != ESPER_OK) return status;
-  if (!list_roles(plan) || !write_shapes(plan)) return es_fail(err, ESPER_ENOMEM, "plan: no memory to finish it");
+  if (!list_roles(plan) || !write_shapes(plan))
+    return es_fail(err, ESPER_ENOMEM, "plan: no memory to finish it");
   plan->flops = flops;
   plan->bytes = bytes;
   plan->finished = true;
   return ESPER_OK;
 }
 
-/* --- reading ------------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------- */
 
 int32_t es_plan_value_count(const es_plan *plan) { return plan->value_count; }
 int32_t es_plan_step_count(const es_plan *plan) { return plan->step_count; }

@@ -1,21 +1,23 @@
-/* A plan as bytes, for the store, and back. Stands on plan.h's public calls alone, so a decoded plan has passed the
- * same checks as a built one.
+/* A plan as bytes, for the store, and back. Stands on plan.h's public calls alone, so a decoded
+ * plan has passed the same checks as a built one.
  *
  * Format, little-endian: u32 magic, u32 version, u32 length + dims table, u32 slots,
  *   u32 sizes,  each: i32 slot, i32 bytes
- *   u32 values, each: u8 role, u8 dtype, u8 rank, u8 0, i32 slot, i32 buffer, i32 init, u64 f0, u64 f1 (IEEE bits),
- *                     i32 shape[rank], text name
- *   u32 steps,  each: text fn, text label, i32 tiles, u32 n + i32 operands[n], u32 n + i32 dims[n], u32 n + u32 streams[n]
+ *   u32 values, each: u8 role, u8 dtype, u8 rank, u8 0, i32 slot, i32 buffer, i32 init,
+ *                     u64 f0, u64 f1 (IEEE bits), i32 shape[rank], text name
+ *   u32 steps,  each: text fn, text label, i32 tiles, u32 n + i32 operands[n],
+ *                     u32 n + i32 dims[n], u32 n + u32 streams[n]
  *   i32 flops, i32 bytes;  text = u32 length, bytes without NUL.
  * Canonical: one plan has one encoding, and bytes that decode encode to themselves.
- * Invariant of the reader: it never passes `end`, and a count is believed only as far as bytes are left for it. */
+ * Invariant of the reader: it never passes `end`, and a count is believed only as far as bytes are
+ * left for it. */
 #include <string.h>
 #include "base/memory.h"
 #include "run/plan.h"
 
 enum { MAGIC = 0x4e4c5045 /* "EPLN" */, VERSION = 1, TEXT_MAX = 1 << 16 };
 
-/* --- writing ------------------------------------------------------------------------------------- */
+/* --- writing -------------------------------------------------------------------------------- */
 
 static void put(es_text *out, uint64_t value, int bytes) {
   uint8_t le[8];
@@ -82,19 +84,20 @@ void es_plan_encode(const es_plan *plan, es_text *out) {
     put_u32(out, (uint32_t)es_plan_size_get(plan, i)->bytes);
   }
   put_u32(out, (uint32_t)es_plan_value_count(plan));
-  for (int32_t i = 0; i < es_plan_value_count(plan); i++) put_value(out, es_plan_value_get(plan, i));
+  for (int32_t i = 0; i < es_plan_value_count(plan); i++)
+    put_value(out, es_plan_value_get(plan, i));
   put_u32(out, (uint32_t)es_plan_step_count(plan));
   for (int32_t i = 0; i < es_plan_step_count(plan); i++) put_step(out, es_plan_step_get(plan, i));
   put_u32(out, (uint32_t)es_plan_flops(plan));
   put_u32(out, (uint32_t)es_plan_bytes(plan));
 }
 
-/* --- reading ------------------------------------------------------------------------------------- */
+/* --- reading -------------------------------------------------------------------------------- */
 
 typedef struct reader {
   const uint8_t *at, *end;
-  es_arena *scratch;       /* what a step or value points to until the plan has copied it */
-  esper_status status;     /* the first failure sticks; reads give 0 from then on */
+  es_arena *scratch;   /* what a step or value points to until the plan has copied it */
+  esper_status status; /* the first failure sticks; reads give 0 from then on */
   es_error *err;
 } reader;
 
@@ -200,7 +203,8 @@ static void get_slots(reader *r, es_plan *plan) {
   }
 }
 
-/* The table must encode to just these bytes: its own decoder takes more than one spelling of a number. */
+/* The table must encode to just these bytes: its own decoder takes more than one spelling of a
+ * number. */
 static void check_canonical(reader *r, const es_dims *dims, const uint8_t *bytes, size_t length) {
   es_text again = { 0 };
   es_dims_encode(dims, &again);

@@ -3,7 +3,8 @@
 
 static void print_value(const es_plan *plan, int32_t index, es_text *out) {
   const es_value *v = es_plan_value_get(plan, index);
-  es_text_add(out, "  #%d %s %s%s%s[", index, es_role_name(v->role), v->name, *v->name ? " " : "", es_dtype_name(v->dtype));
+  es_text_add(out, "  #%d %s %s%s%s[", index, es_role_name(v->role), v->name, *v->name ? " " : "",
+              es_dtype_name(v->dtype));
   for (int32_t axis = 0; axis < v->rank; axis++) {
     if (axis) es_text_add(out, ", ");
     es_dim_print(es_plan_dims(plan), v->shape[axis], out);
@@ -26,14 +27,16 @@ static void print_step(const es_plan *plan, int32_t index, es_text *out) {
   es_text_add(out, "  %d %s tiles ", index, s->fn);
   es_dim_print(es_plan_dims(plan), s->tiles, out);
   es_text_add(out, " p(");
-  for (int32_t i = 0; i < s->operand_count; i++) es_text_add(out, "%s#%d", i ? " " : "", s->operands[i]);
+  for (int32_t i = 0; i < s->operand_count; i++)
+    es_text_add(out, "%s#%d", i ? " " : "", s->operands[i]);
   es_text_add(out, ") d(");
   for (int32_t i = 0; i < s->dim_count; i++) {
     if (i) es_text_add(out, ", ");
     es_dim_print(es_plan_dims(plan), s->dims[i], out);
   }
   es_text_add(out, ")");
-  for (int32_t i = 0; i < s->stream_count; i++) es_text_add(out, "%s%u", i ? " " : " streams ", s->streams[i]);
+  for (int32_t i = 0; i < s->stream_count; i++)
+    es_text_add(out, "%s%u", i ? " " : " streams ", s->streams[i]);
   if (*s->label) es_text_add(out, "  ; %s", s->label);
   es_text_add(out, "\n");
 }

@@ -1,15 +1,17 @@
 /* The pthreadpool behind es_pool: see pool.h. Stands under kernel.c.
- * Invariant: `busy` is held exactly while a job is inside the pthreadpool, so it is never entered twice. */
+ * Invariant: `busy` is held exactly while a job is inside the pthreadpool, so it is never entered
+ * twice. */
 #include "run/pool.h"
 #include <pthreadpool.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include "base/memory.h"
 
-enum { THREADS_MAX = 1024, CHUNKS_PER_THREAD = 4 }; /* 4: a late thread costs at most a quarter of its share */
+/* Four chunks: a thread that comes late costs at most a quarter of its share. */
+enum { THREADS_MAX = 1024, CHUNKS_PER_THREAD = 4 };
 
 struct es_pool {
-  pthreadpool_t threads;   /* NULL when there is only the caller */
+  pthreadpool_t threads; /* NULL when there is only the caller */
   int32_t count;
   atomic_int references;
   atomic_flag busy;
@@ -18,7 +20,7 @@ struct es_pool {
 typedef struct job {
   es_pool_body body;
   void *user;
-  int64_t each, rest;      /* chunk i has `each` items, the first `rest` chunks one more */
+  int64_t each, rest; /* chunk i has `each` items, the first `rest` chunks one more */
 } job;
 
 static int32_t usable_cores(void) {
@@ -32,7 +34,8 @@ static int32_t usable_cores(void) {
 esper_status es_pool_new(int32_t threads, es_pool **out, es_error *err) {
   *out = NULL;
   if (threads < 0 || threads > THREADS_MAX)
-    return es_fail(err, ESPER_EARG, "threads: got %d, wanted 0 (all cores) to %d", threads, THREADS_MAX);
+    return es_fail(err, ESPER_EARG, "threads: got %d, wanted 0 (all cores) to %d", threads,
+                   THREADS_MAX);
   if (threads == 0) threads = usable_cores();
   es_pool *pool = es_alloc(sizeof *pool);
   if (!pool) return es_fail(err, ESPER_ENOMEM, "thread pool: no memory");
@@ -61,9 +64,7 @@ void es_pool_release(es_pool *pool) {
   es_free(pool);
 }
 
-int32_t es_pool_threads(const es_pool *pool) {
-  return pool ? pool->count : 1;
-}
+int32_t es_pool_threads(const es_pool *pool) { return pool ? pool->count : 1; }
 
 static void run_chunk(void *user, size_t index) {
   const job *work = user;
@@ -74,7 +75,8 @@ static void run_chunk(void *user, size_t index) {
 
 void es_pool_run(es_pool *pool, int64_t count, es_pool_body body, void *user) {
   if (count <= 0) return;
-  if (!pool || !pool->threads || count == 1 || atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire)) {
+  if (!pool || !pool->threads || count == 1 ||
+      atomic_flag_test_and_set_explicit(&pool->busy, memory_order_acquire)) {
     body(user, 0, count);
     return;
   }

@@ -46,4 +46,24 @@ function M.swaps_last(perm)
   return true
 end
 
+--- Appends the attributes of an es_node to `parts`, as texts that are equal exactly when the attributes are; zeros take
+-- no room. skip: slot of an integer attribute to leave out.
+function M.attributes(node, parts, skip)
+  local n = #parts
+  for k = 0, 7 do
+    if node.i[k] ~= 0 and k ~= skip then
+      n = n + 1
+      parts[n] = "i" .. k .. "=" .. tostring(node.i[k])
+    end
+  end
+  for k = 0, 1 do
+    local x = node.f[k]
+    if x ~= 0 or 1 / x < 0 then
+      n = n + 1
+      parts[n] = "f" .. k .. "=" .. ("%.17g"):format(x)
+    end
+  end
+  for k = 0, node.nd - 1 do parts[n + k + 1] = "d" .. node.d[k] end
+end
+
 return M
