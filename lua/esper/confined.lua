@@ -5,6 +5,7 @@
 -- text always gives one graph.
 
 local blueprint = require "esper.blueprint"
+local builder = require "esper.ops.builder"
 local native = require "esper.native"
 local pack = require "esper.pack"
 local value = require "esper.ops.value"
@@ -25,6 +26,13 @@ function safe.tostring(v)
   if t == "table" or t == "function" or t == "userdata" and not hidden[v] then return t end
   return tostring(v)
 end
+
+-- LuaJIT's own pcall underneath: it takes no C stack, which LuaJIT does not limit.
+local function caught(ok, ...)
+  if not ok and builder.uncatchable((...)) then error((...), 0) end
+  return ok, ...
+end
+function safe.pcall(f, ...) return caught(pcall(f, ...)) end
 
 function safe.rep(s, n, separator)
   if type(s) ~= "string" or type(n) ~= "number" or separator ~= nil and type(separator) ~= "string" then
@@ -52,7 +60,7 @@ function safe.sort(t, before)
   sorting = true
   local ok, message = pcall(sort, t, before)
   sorting = false
-  if not ok then error(message, 2) end
+  if not ok then error(message, 0) end
 end
 
 -- Numbers ascending, then texts ascending, then other keys; entries removed on the way are skipped.
@@ -91,7 +99,7 @@ end
 local function environment()
   local env = {
     blueprint = blueprint.define, assert = assert, error = error, ipairs = ipairs, next = next, pairs = safe.pairs,
-    pcall = pcall, select = select, tonumber = tonumber, tostring = safe.tostring, type = type, unpack = unpack,
+    pcall = safe.pcall, select = select, tonumber = tonumber, tostring = safe.tostring, type = type, unpack = unpack,
     string = strings(), math = {}, table = { concat = concat, insert = table.insert, remove = table.remove, maxn = table.maxn,
                                              sort = safe.sort, unpack = unpack },
   }

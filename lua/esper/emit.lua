@@ -11,6 +11,7 @@
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
 --   unit:text() -> C text
 
+local memo = require "esper.emit_memo"
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"
 
@@ -25,7 +26,7 @@ local Unit = {}
 Unit.__index = Unit
 
 function M.unit(graph, isa)
-  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {} }, Unit)
+  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, made = {} }, Unit)
 end
 
 -- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives its name.
@@ -48,19 +49,14 @@ function Unit:block(build, dtype)
   return share(self, self.blocks, "v", b:lower(PLACEHOLDER)).name
 end
 
-function Unit:fn(body, label)
-  local entry = share(self, self.fns, "k", ("void %s(const args *a, long lo, long hi)\n{\n%s}\n"):format(PLACEHOLDER, body))
-  entry.labels[#entry.labels + 1] = label
-  return entry.name
+function Unit:fn(body)
+  return share(self, self.fns, "k", ("void %s(const args *a, long lo, long hi)\n{\n%s}\n"):format(PLACEHOLDER, body))
 end
 
--- Nodes of a group in evaluation order, and their label for people.
+-- Position of every node in the group, and the group for people.
 local function describe(graph, group)
-  local ids, ordinal, label = {}, {}, {}
-  for _, id in ipairs(group.prologue or {}) do ids[#ids + 1] = id end
-  if group.anchor then ids[#ids + 1] = group.anchor end
-  for _, id in ipairs(group.epilogue or {}) do ids[#ids + 1] = id end
-  for i, id in ipairs(ids) do
+  local ordinal, label = {}, {}
+  for i, id in ipairs(memo.nodes(group)) do
     ordinal[id] = i
     label[i] = ("%%%d %s"):format(id, graph:op(id))
   end
@@ -68,12 +64,24 @@ local function describe(graph, group)
 end
 
 function Unit:group(group)
-  local recipe = require("kernels." .. group.kind)
   local ordinal, label = describe(self.graph, group)
-  local k = writer.new(self, group, ordinal, label)
-  recipe.emit(k, group)
-  k:finish()
-  return k.steps, k.temps
+  local key, ids = memo.fingerprint(self.graph, group)
+  local made = self.made[key]
+  local steps
+  if made then
+    steps = memo.renamed(made.steps, made.ids, ids)
+  else
+    local k = writer.new(self, group, ordinal)
+    require("kernels." .. group.kind).emit(k, group)
+    k:finish()
+    steps, made = k.steps, { steps = k.steps, temps = k.temps, ids = ids }
+    self.made[key] = made
+  end
+  for _, step in ipairs(steps) do
+    step.label = label .. step.part
+    table.insert(step.entry.labels, step.label)
+  end
+  return steps, made.temps
 end
 
 function Unit:text()

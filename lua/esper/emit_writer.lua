@@ -88,7 +88,7 @@ function Writer:step(options)
   self.body, self.depth, self.names = {}, 1, {}
   self.head, self.seen, self.stack = {}, {}, 0
   self.current = {
-    label = self.label .. (options.label and " (" .. options.label .. ")" or ""),
+    part = options.label and " (" .. options.label .. ")" or "", -- what the step is of the group, for people
     tiles = options.tiles, operands = {}, dims = {}, streams = {},
   }
 end
@@ -99,7 +99,8 @@ function Writer:finish()
   if not step then return end
   assert(self.depth == 1, "recipe left a brace open")
   local text = table.concat(self.head) .. table.concat(self.body, "\n") .. "\n"
-  step.fn = self.unit:fn(text, step.label)
+  step.entry = self.unit:fn(text)
+  step.fn = step.entry.name
   self.steps[#self.steps + 1] = step
   self.current = nil
 end
@@ -248,11 +249,11 @@ end
 
 function Writer:note(b, id) b:note(self.ordinal[id]) end
 
---- A writer for one group; ordinal[id] = position of a node in the group, label = the group for people.
-function M.new(unit, group, ordinal, label)
+--- A writer for one group; ordinal[id] = position of a node in the group.
+function M.new(unit, group, ordinal)
   local k = setmetatable({
     unit = unit, graph = unit.graph, dims = unit.graph:dims(), isa = unit.isa, group = group,
-    ordinal = ordinal, label = label, steps = {}, temps = {}, stored = false,
+    ordinal = ordinal, steps = {}, temps = {}, stored = false,
   }, Writer)
   for _, id in ipairs(group.outputs) do k.stored = k.stored or id == group.anchor end
   return k

@@ -128,6 +128,7 @@ local function judge(graph, oracle, results, sum, who)
     C.es_compare(want, got.data, native.dtype[got.dtype], 1, c)
     sum.elements = sum.elements + tonumber(c.count)
     sum.judged = sum.judged + tonumber(c.judged)
+    sum.statistical = sum.statistical + tonumber(c.statistical)
     sum.max_ulp = math.max(sum.max_ulp, c.max_ulp)
     sum.max_rel = math.max(sum.max_rel, c.max_rel)
     sum.max_abs = math.max(sum.max_abs, c.max_abs)
@@ -189,7 +190,7 @@ local function torch_run(graph, values, data, seed, step)
 end
 M.torch_run, M.leaves, M.evaluate, M.judge, M.symbol_array = torch_run, leaves, evaluate, judge, symbol_array
 
-local function new_sum() return { elements = 0, judged = 0, max_ulp = 0, max_rel = 0, max_abs = 0, max_share = 0, shapes = 0 } end
+local function new_sum() return { elements = 0, judged = 0, statistical = 0, max_ulp = 0, max_rel = 0, max_abs = 0, max_share = 0, shapes = 0 } end
 M.new_sum = new_sum
 
 -- One draw; returns nil or the failure.

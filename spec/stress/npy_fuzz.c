@@ -18,7 +18,7 @@ static bool write_file(const uint8_t *bytes, size_t length) {
 static size_t sample(uint8_t *bytes, size_t room) {
   int64_t shape[ES_RANK_MAX];
   double data[256] = { 0 };
-  int32_t rank = below(4), dtype = below(2) ? ES_F32 : ES_F64;
+  int32_t rank = below(4), dtype = below(2) ? ES_f32 : ES_f64;
   for (int32_t a = 0; a < rank; a++) shape[a] = below(6);
   for (size_t i = 0; i < 256; i++) data[i] = (double)below(1000);
   if (es_npy_write(path, dtype, rank, shape, data, NULL)) return 0;

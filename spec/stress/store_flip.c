@@ -62,8 +62,9 @@ static _Noreturn void host(void) {
   es_store_report report;
   int64_t deleted;
   int verdict = 0;
-  struct rlimit no_core = { 0, 0 };
+  struct rlimit no_core = { 0, 0 }, little_time = { 20, 20 }; /* LMDB can run away on a forged file: a death too */
   setrlimit(RLIMIT_CORE, &no_core);
+  setrlimit(RLIMIT_CPU, &little_time);
   if (freopen("/dev/null", "w", stderr) == NULL) _exit(1); /* LMDB's last words */
   if (es_store_open(directory, &store, &err)) _exit(REFUSED);
   for (int pass = 0; pass < 2; pass++) {

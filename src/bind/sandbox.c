@@ -63,7 +63,7 @@ static void *capped(void *user, void *old, size_t old_bytes, size_t bytes) {
 }
 
 /* Once over budget the hook fires at every instruction, so no pcall of the blueprint can go on after catching its error.
- * (Blueprints get LuaJIT's own pcall: it needs no C stack, which LuaJIT does not limit.) */
+ * On a full Lua stack LuaJIT raises a stack overflow instead of calling the hook: confined.lua lets nobody catch that. */
 static void watch(lua_State *L, lua_Debug *record) {
   (void)record;
   es_sandbox *box = box_of(L);
@@ -108,13 +108,15 @@ static bool open_state(es_sandbox *box, es_error *err) {
     es_fail(err, ESPER_ENOMEM, "sandbox: no memory for a Lua state");
     return false;
   }
-  if (lua_cpcall(box->L, prepare, NULL) == 0) {
+  int failed = lua_cpcall(box->L, prepare, NULL);
+  if (!failed) {
     lua_gc(box->L, LUA_GCCOLLECT, 0);
     box->settled = box->used;
     return true;
   }
   const char *message = lua_tostring(box->L, -1);
-  es_fail(err, box->tripped ? ESPER_ENOMEM : ESPER_EINTERNAL, "sandbox: %s", message ? message : "cannot start");
+  bool memory = failed == LUA_ERRMEM || box->tripped || (message && strstr(message, "not enough memory"));
+  es_fail(err, memory ? ESPER_ENOMEM : ESPER_EINTERNAL, "sandbox: %s", message ? message : "cannot start");
   close_state(box);
   return false;
 }

@@ -64,6 +64,7 @@ typedef struct object {
   size_t place[SECTIONS_MAX]; /* ... at this offset */
   size_t image_length;        /* sections and stubs */
   size_t stub[EXTERNALS];     /* offset of each stub in use, 0 = not in use */
+  uint64_t relocated;         /* .text below here has been relocated */
   const char *strings;        /* symbol names */
   size_t strings_length, symbol_count;
   es_error *err;
@@ -281,6 +282,9 @@ static esper_status relocate_one(object *o, uint8_t *image, const Elf64_Rela *r)
     return BAD(o, "relocation of type %llu", (unsigned long long)type);
   if (!inside(r->r_offset, 4, o->section[o->text].sh_size))
     return BAD(o, "relocation outside .text");
+  if (r->r_offset < o->relocated) /* the second of two that overlap would change what the first made */
+    return BAD(o, "relocations overlap or go backwards");
+  o->relocated = r->r_offset + 4;
   if (index == 0 || index >= o->symbol_count)
     return BAD(o, "relocation against symbol %llu", (unsigned long long)index);
   Elf64_Sym s = read_symbol(o, index);

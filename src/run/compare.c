@@ -23,9 +23,11 @@ static verdict judge(es_pair want, double got, double factor, double huge, doubl
 
 void es_compare(const es_tensor64 *want, const void *got, int32_t dtype, double factor, es_comparison *out) {
   es_format f = es_format_of(dtype);
-  double worst = -1;
-  *out = (es_comparison){ .count = want->count, .first_bad = -1 };
+  double worst = -1, size = 0;
+  int64_t row = es_row_length(want);
+  *out = (es_comparison){ .count = want->count, .first_bad = -1, .statistical = want->statistical };
   for (int64_t i = 0; i < want->count; i++) {
+    if (i % row == 0) size = es_row_size(want->value + i, row);
     es_pair w = es_at(want, i);
     double g = es_number_load(dtype, got, i);
     verdict v = judge(w, g, factor, f.huge, f.tiny);
@@ -34,7 +36,7 @@ void es_compare(const es_tensor64 *want, const void *got, int32_t dtype, double 
     out->judged++;
     if (v.off < INFINITY && isfinite(w.v)) {
       out->max_abs = fmax(out->max_abs, v.off);
-      out->max_ulp = fmax(out->max_ulp, v.off / es_number_ulp(dtype, w.v));
+      out->max_ulp = fmax(out->max_ulp, v.off / es_number_ulp(dtype, fmax(fabs(w.v), size)));
       if (fabs(w.v) > w.e) out->max_rel = fmax(out->max_rel, v.off / fabs(w.v));
     }
     out->max_share = fmax(out->max_share, share);

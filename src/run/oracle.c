@@ -9,18 +9,7 @@
 #define ELEMENTS_MAX (INT64_C(1) << 31)
 #define PRODUCT_MAX (INT64_C(1) << 62)
 
-struct es_oracle {
-  const es_graph *graph;
-  int32_t count;
-  double unit;
-  uint64_t seed, step;
-  bool keep_all;
-  int64_t *dims;         /* value of every dimension handle */
-  es_tensor64 *tensors;  /* one per node; value NULL = absent */
-  es_id *last;           /* last user; the node count = kept; -1 = not needed */
-};
-
-static void clear(es_tensor64 *t) {
+void es_tensor64_clear(es_tensor64 *t) {
   es_free(t->value);
   t->value = t->error = NULL; /* one block */
 }
@@ -65,7 +54,7 @@ es_oracle *es_oracle_new(const es_graph *graph, const int64_t *symbols, double u
     es_fail(err, ESPER_ENOMEM, "oracle: out of memory");
     return NULL;
   }
-  *o = (es_oracle){ .graph = graph, .count = es_graph_count(graph), .unit = unit, .seed = seed, .step = step };
+  *o = (es_oracle){ .graph = graph, .count = es_graph_count(graph), .unit = unit, .seed = seed, .step = step, .noise = -1 };
   o->dims = es_alloc_array((size_t)es_dims_count(dims) + 1, sizeof *o->dims);
   o->tensors = es_alloc_array((size_t)o->count + 1, sizeof *o->tensors);
   o->last = es_alloc_array((size_t)o->count + 1, sizeof *o->last);
@@ -79,7 +68,7 @@ es_oracle *es_oracle_new(const es_graph *graph, const int64_t *symbols, double u
 
 void es_oracle_free(es_oracle *o) {
   if (!o) return;
-  for (int32_t id = 0; o->tensors && id < o->count; id++) clear(&o->tensors[id]);
+  for (int32_t id = 0; o->tensors && id < o->count; id++) es_tensor64_clear(&o->tensors[id]);
   es_free(o->dims);
   es_free(o->tensors);
   es_free(o->last);
@@ -106,7 +95,7 @@ esper_status es_oracle_give(es_oracle *o, es_id id, const void *data, es_error *
     return es_fail(err, ESPER_EARG, "oracle: no data for '%s' (%lld elements)", node->name, (long long)t.count);
   if (!allocate(&t)) return es_fail(err, ESPER_ENOMEM, "oracle: out of memory for '%s'", node->name);
   for (int64_t i = 0; i < t.count; i++) t.value[i] = es_number_load(node->dtype, data, i);
-  clear(&o->tensors[id]);
+  es_tensor64_clear(&o->tensors[id]);
   o->tensors[id] = t;
   return ESPER_OK;
 }
@@ -129,7 +118,7 @@ static esper_status measure_all(es_oracle *o, es_error *err) {
   int64_t total = 0;
   for (int32_t id = 0; id < o->count; id++) {
     bool leaf = given(es_graph_node(o->graph, id));
-    if (!leaf) clear(&o->tensors[id]); /* of an earlier run */
+    if (!leaf) es_tensor64_clear(&o->tensors[id]); /* of an earlier run */
     if (o->last[id] < 0) continue;
     es_tensor64 t;
     esper_status status = measure(o, id, &t, err);
@@ -178,18 +167,19 @@ static esper_status evaluate(es_oracle *o, es_id id, es_error *err) {
 
 static void drop_results(es_oracle *o) {
   for (int32_t id = 0; id < o->count; id++)
-    if (!given(es_graph_node(o->graph, id))) clear(&o->tensors[id]);
+    if (!given(es_graph_node(o->graph, id))) es_tensor64_clear(&o->tensors[id]);
 }
 
-esper_status es_oracle_run(es_oracle *o, es_error *err) {
+esper_status es_oracle_once(es_oracle *o, es_error *err) {
   plan_lifetimes(o);
   esper_status status = measure_all(o, err);
   for (es_id id = 0; id < o->count && !status; id++) {
     if (o->last[id] < 0) continue;
     status = evaluate(o, id, err);
+    if (!status && o->noise >= 0) es_noise_add(&o->tensors[id], id, o->noise);
     const es_node *node = es_graph_node(o->graph, id);
     for (int32_t k = 0; k < node->nin; k++)
-      if (o->last[node->in[k]] == id && !given(es_graph_node(o->graph, node->in[k]))) clear(&o->tensors[node->in[k]]);
+      if (o->last[node->in[k]] == id && !given(es_graph_node(o->graph, node->in[k]))) es_tensor64_clear(&o->tensors[node->in[k]]);
   }
   if (status) drop_results(o);
   return status;

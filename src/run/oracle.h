@@ -13,6 +13,7 @@
 typedef struct es_tensor64 {  /* owned by the oracle */
   int32_t rank;
   int64_t shape[ES_RANK_MAX], count;
+  int64_t statistical;        /* elements whose bound is statistical (oracle_noise.c), 0 mostly */
   double *value, *error;      /* integers and bools are exact doubles with error 0 */
 } es_tensor64;
 
@@ -29,9 +30,10 @@ void es_oracle_keep_all(es_oracle *oracle);
 void es_oracle_free(es_oracle *oracle);
 
 typedef struct es_comparison {
+  int64_t statistical;                   /* elements judged by a statistical bound */
   int64_t count, judged, bad, first_bad; /* first_bad: linear index, -1 none */
   double max_abs, max_rel;               /* over judged finite elements; rel to |expected|, only where |expected| > error bound */
-  double max_ulp;                        /* error in ulps of the dtype at the expected value, judged elements */
+  double max_ulp;                        /* error in ulps of the dtype at the larger of |expected| and its row's root mean square */
   double max_share;                      /* largest |got - want| / allowed; > 1 fails */
   double got, want, allowed;             /* at the first bad element, or the worst one */
 } es_comparison;

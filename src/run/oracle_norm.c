@@ -63,7 +63,7 @@ static es_pair affine(const es_case *c, es_pair d, double size, es_pair r, int32
   es_pair b = k + 1 < c->node->nin ? es_at(c->in[k + 1], at) : (es_pair){ 0, 0 };
   es_pair y = es_pair_add(c, es_pair_mul(c, es_pair_mul(c, d, r), w), b);
   if (isfinite(y.v) && d.e > 0) y.e += 2 * c->f.u * fabs(b.v);
-  bool parts = size * fabs(r.v * w.v) + (isfinite(b.v) ? fabs(b.v) : 0) <= c->f.huge;
+  bool parts = fmax(size, 1) * fabs(r.v * w.v) + (isfinite(b.v) ? fabs(b.v) : 0) <= c->f.huge;
   return parts || isnan(y.v) ? y : (es_pair){ y.v, (double)INFINITY };
 }
 

@@ -17,6 +17,23 @@
 
 typedef struct es_pair { double v, e; } es_pair;
 
+struct es_oracle {
+  const es_graph *graph;
+  int32_t count;
+  double unit;
+  uint64_t seed, step;
+  bool keep_all;
+  int32_t noise;         /* -1: carry bounds; else errors stay local and are drawn, 0 = not at all (oracle_noise.c) */
+  int64_t *dims;         /* value of every dimension handle */
+  es_tensor64 *tensors;  /* one per node; value NULL = absent */
+  es_id *last;           /* last user; the node count = kept; -1 = not needed */
+};
+esper_status es_oracle_once(es_oracle *o, es_error *err);                 /* oracle.c: one evaluation of all that roots need */
+void es_tensor64_clear(es_tensor64 *t);
+int64_t es_row_length(const es_tensor64 *t);                              /* last axis, at least 1 */
+double es_row_size(const double *v, int64_t n);                           /* root mean square of the finite ones */
+void es_noise_add(es_tensor64 *t, es_id id, int32_t replicate);           /* oracle_noise.c */
+
 typedef struct es_format {  /* a floating format; integers are exact: u and tiny 0, huge inf */
   double u;                 /* unit roundoff */
   double tiny;              /* smallest denormal step */

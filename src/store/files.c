@@ -66,13 +66,15 @@ esper_status es_files_local(const char *path, es_error *err) {
   return ESPER_OK;
 }
 
-void es_files_create(const char *directory, const char *name) {
+int es_files_create(const char *directory, const char *name, int64_t bytes) {
   char path[PATH_MAX];
-  if (!es_files_path(path, directory, name)) return;
+  if (!es_files_path(path, directory, name)) return ENAMETOOLONG;
   int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-  if (fd < 0) return; /* it is there, or opening it will say what is wrong */
-  fchmod(fd, 0600);
+  if (fd < 0) return errno == EEXIST ? 0 : errno;
+  int rc = fchmod(fd, 0600) ? errno : bytes ? posix_fallocate(fd, 0, bytes) : 0;
   close(fd);
+  if (rc) unlink(path);
+  return rc;
 }
 
 static esper_status read_secret(const char *path, uint8_t out[ES_SECRET_BYTES], es_error *err) {

@@ -38,8 +38,9 @@ typedef struct es_findings {
 /* lmdb.c: only for a process that may die of it. Takes no memory from es_alloc. */
 void es_env_examine(const char *directory, const uint8_t secret[ES_SECRET_BYTES], es_findings *out);
 /* pages.c: the structure of the file as of transaction `txnid`, page by page. NULL when sound, else what is wrong;
- * ES_PAGES_AGAIN when a writer moved on and the caller should take a new snapshot. */
+ * AGAIN when a writer moved on and the caller should take a new snapshot; UNABLE when files or memory ran out. */
 #define ES_PAGES_AGAIN ((const char *)1)
+#define ES_PAGES_UNABLE ((const char *)2)
 const char *es_pages_check(const char *file, uint64_t txnid);
 
 /* health.c */
@@ -53,7 +54,8 @@ void es_mark_write(int fd, const char *directory, es_mark mark);
 esper_status es_files_directory(const char *path, es_error *err); /* makes it and its parents, 0700 */
 esper_status es_files_local(const char *path, es_error *err);     /* refuses network file systems */
 esper_status es_files_secret(const char *directory, bool readonly, uint8_t out[ES_SECRET_BYTES], es_error *err);
-void es_files_create(const char *directory, const char *name);    /* empty, 0600, unless it is there */
+/* 0600, `bytes` zeros with their disk space reserved; unless it is there. 0 or errno. */
+int es_files_create(const char *directory, const char *name, int64_t bytes);
 bool es_files_path(char *out, const char *directory, const char *name); /* PATH_MAX; false when too long */
 
 /* store.c, for transfer.c */

@@ -15,7 +15,7 @@
 #include "base/memory.h"
 #include "store/inside.h"
 
-enum { READERS = 1024, TRIES = 8, READER_CHECK_SECONDS = 60 };
+enum { READERS = 1024, LOCK_BYTES = 128 + 64 * READERS, TRIES = 8, READER_CHECK_SECONDS = 60 };
 static const size_t largest_map = (size_t)64 << 30; /* sparse: address space only */
 static const size_t smallest_map = (size_t)16 << 20;
 static const char *const table_names[ES_TABLE_COUNT] = { "records", "quarantine" };
@@ -105,11 +105,12 @@ static int reopen(es_env *env, size_t size) {
   if (env->mdb) mdb_env_close(env->mdb);
   env->mdb = NULL;
   MDB_env *mdb;
-  if (!env->readonly) {
-    es_files_create(env->directory, "data.mdb");
-    es_files_create(env->directory, "lock.mdb");
+  int rc = 0;
+  if (!env->readonly) { /* readers write into the mapped lock file: a hole in it would be a SIGBUS on a full disk */
+    rc = es_files_create(env->directory, "lock.mdb", LOCK_BYTES);
+    if (!rc) rc = es_files_create(env->directory, "data.mdb", 0);
   }
-  int rc = open_map(env->directory, env->readonly ? MDB_RDONLY : 0, &size, &mdb);
+  if (!rc) rc = open_map(env->directory, env->readonly ? MDB_RDONLY : 0, &size, &mdb);
   if (rc) return rc;
   int dead;
   mdb_reader_check(mdb, &dead);
@@ -309,9 +310,11 @@ static int delete_work(es_env *env, MDB_txn *txn, void *arg) {
 
 esper_status es_env_delete(es_env *env, es_table table, const es_hash *keys, size_t count, int64_t *deleted, es_error *err) {
   *deleted = 0;
-  enum { BATCH = 1000 }; /* keeps a transaction small */
-  for (size_t at = 0; at < count; at += BATCH) {
-    list l = { .table = table, .in = keys + at, .count = count - at < BATCH ? count - at : BATCH };
+  /* A transaction uses pages freed two commits earlier. On a full disk there are few: begin with one record, so that
+   * what the first transactions free carries the later ones, and the puts after them. */
+  enum { BATCH_MAX = 1000 };
+  for (size_t at = 0, batch = 1; at < count; at += batch, batch = batch * 2 < BATCH_MAX ? batch * 2 : BATCH_MAX) {
+    list l = { .table = table, .in = keys + at, .count = count - at < batch ? count - at : batch };
     esper_status status = transact(env, true, "delete records", delete_work, &l, err);
     if (status) return status;
     *deleted += l.deleted;
@@ -383,7 +386,7 @@ static int examine_tables(MDB_txn *txn, const uint8_t secret[ES_SECRET_BYTES], e
 void es_env_examine(const char *directory, const uint8_t secret[ES_SECRET_BYTES], es_findings *out) {
   char path[PATH_MAX];
   size_t size = largest_map;
-  MDB_env *mdb;
+  MDB_env *mdb = NULL;
   MDB_txn *txn = NULL;
   memset(out, 0, sizeof *out);
   int dead, rc = open_map(directory, MDB_RDONLY, &size, &mdb);
@@ -399,9 +402,12 @@ void es_env_examine(const char *directory, const uint8_t secret[ES_SECRET_BYTES]
   }
   if (!rc && wrong == ES_PAGES_AGAIN) wrong = "no meta page of its transaction";
   if (!rc && !wrong) rc = examine_tables(txn, secret, out);
+  if (!rc && wrong == ES_PAGES_UNABLE) rc = EMFILE;
   if (rc) wrong = mdb_strerror(rc);
   /* A lack of memory, rights or reader slots says nothing about the file; most of LMDB's own codes (negative) do. */
   bool unrelated = (rc > 0 && rc != EIO && rc != EINVAL) || rc == MDB_READERS_FULL || rc == MDB_MAP_RESIZED;
   out->sound = !wrong ? 1 : unrelated ? -1 : 0;
   if (wrong) snprintf(out->text, sizeof out->text, "%s", wrong);
+  if (txn) mdb_txn_abort(txn); /* else its reader slot keeps pages from being used again */
+  if (mdb) mdb_env_close(mdb);
 }

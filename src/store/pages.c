@@ -192,7 +192,7 @@ static const char *check(file *f) {
   if (f->txnid >> 56 || f->last < 1 || f->last > most) return "an impossible number of pages";
   size_t bytes = (size_t)(f->last / 8 + 1);
   void *seen = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (seen == MAP_FAILED) return "no memory to examine it";
+  if (seen == MAP_FAILED) return ES_PAGES_UNABLE;
   f->seen = seen;
   wrong = database(f, copy + META_DBS, FREE);
   if (!wrong) wrong = database(f, copy + META_DBS + DB_BYTES, MAIN);
@@ -206,11 +206,13 @@ const char *es_pages_check(const char *path, uint64_t txnid) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 || fstat(fd, &info)) {
     if (fd >= 0) close(fd);
-    return "the file cannot be read";
+    return ES_PAGES_UNABLE;
   }
   file f = { .size = (size_t)info.st_size, .txnid = txnid };
-  void *map = f.size < 1024 ? MAP_FAILED : mmap(NULL, f.size, PROT_READ, MAP_SHARED, fd, 0);
-  if (map != MAP_FAILED) {
+  void *map = f.size < 1024 ? NULL : mmap(NULL, f.size, PROT_READ, MAP_SHARED, fd, 0);
+  if (map == MAP_FAILED) {
+    wrong = ES_PAGES_UNABLE;
+  } else if (map) {
     f.map = map;
     f.page = u32(f.map + PAGE_HEAD + META_DBS);
     bool power = f.page >= 512 && f.page <= 32768 && (f.page & (f.page - 1)) == 0;

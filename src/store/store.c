@@ -53,7 +53,7 @@ static esper_status take_turn(const char *directory, int fd, es_error *err) {
 static bool take_marker(es_store *store) {
   char path[PATH_MAX];
   if (!es_files_path(path, store->directory, "clean")) return true;
-  if (!store->readonly) es_files_create(store->directory, "clean");
+  if (!store->readonly) es_files_create(store->directory, "clean", 0); /* without it every open examines */
   store->marker = open(path, (store->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
   return store->marker < 0 || flock(store->marker, LOCK_EX | LOCK_NB) == 0;
 }

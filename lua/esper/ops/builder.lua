@@ -63,6 +63,13 @@ function M.silent() error(SILENT, 0) end
 --- Records an error at the blueprint's current line.
 function Builder:report(op, fmt, ...) self.errors.add(where(self.source), op, format(fmt, ...)) end
 
+--- Must this error end the build? Catching it could go on for ever: where the Lua stack is full no budget hook runs.
+function M.uncatchable(failure)
+  return failure == STOP or type(failure) == "string" and (find(failure, "stack overflow", 1, true)
+    or find(failure, "not enough memory", 1, true) or find(failure, "error in error handling", 1, true)
+    or find(failure, "stopped by the sandbox", 1, true)) ~= nil
+end
+
 --- Text of an error value that came from running a blueprint. Running out of memory goes on upwards.
 function M.reason(failure)
   if type(failure) ~= "string" then return "stopped by error(" .. value.describe(failure) .. ")" end
@@ -77,7 +84,7 @@ function Builder:settle(op, line, many, ok, ...)
   if getmetatable(failure) == FAILURE then
     self.errors.add(line, op, failure.message)
   elseif failure ~= SILENT then
-    if failure == STOP then error(STOP, 0) end
+    if M.uncatchable(failure) then error(failure, 0) end
     self.errors.add(line, op, M.reason(failure))
   end
   if many then return poison() end
