@@ -16,21 +16,20 @@ static const char unit[] =
     "void second(float *y, const float *x) { memcpy(y, x, 8); y[1] = rintf(table[2] * y[0]); }\n"
     "double third(unsigned long n) { return n; }\n";
 
-/* Distances of the relocated places of the object lead inside the image. .text comes first in it or not: its place is
- * found by where a known function lies. */
+/* The relocated places of .text, when it is section 1 and so comes first in the image, lead inside the image. */
 static bool references_inside(const uint8_t *bytes, size_t length, const es_layout *layout) {
   Elf64_Ehdr header;
   memcpy(&header, bytes, sizeof header);
   for (size_t i = 1; i < header.e_shnum; i++) {
     Elf64_Shdr section;
     memcpy(&section, bytes + header.e_shoff + i * sizeof section, sizeof section);
-    if (section.sh_type != SHT_RELA || section.sh_offset > length) continue;
+    if (section.sh_type != SHT_RELA || section.sh_info != 1 || section.sh_offset > length) continue;
     for (size_t k = 0; k < section.sh_size / sizeof(Elf64_Rela); k++) {
       Elf64_Rela r;
       int32_t distance;
       memcpy(&r, bytes + section.sh_offset + k * sizeof r, sizeof r);
       if (r.r_offset + 4 > layout->length) return false;
-      memcpy(&distance, layout->bytes + r.r_offset, sizeof distance); /* libtcc puts .text first, so does the loader */
+      memcpy(&distance, layout->bytes + r.r_offset, sizeof distance);
       int64_t reached = (int64_t)r.r_offset + 4 + distance;
       if (reached < 0 || reached > (int64_t)layout->length) return false;
     }

@@ -7,7 +7,8 @@ local maps = require "support.maps"
 busted.subscribe({ "test", "end" }, function(element, parent)
   local found = maps.violations()
   if #found > 0 then
-    busted.publish({ "failure", "it" }, element, parent, "writable and executable at once: " .. table.concat(found, "; "), {})
+    print(("not ok - %s: writable and executable at once: %s"):format(element.name, table.concat(found, "; ")))
+    busted.publish({ "failure", "it" }, element, parent, "writable and executable at once", {})
   end
   return nil, true
 end)

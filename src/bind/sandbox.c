@@ -101,6 +101,12 @@ static void close_state(es_sandbox *box) {
   box->tripped = TRIP_NONE;
 }
 
+/* Lua code that met LUA_ERRMEM may have passed it on as an ordinary error. */
+static esper_status failure_status(int failed, const char *message) {
+  bool memory = failed == LUA_ERRMEM || (message && strstr(message, "not enough memory"));
+  return memory ? ESPER_ENOMEM : ESPER_EINTERNAL;
+}
+
 static bool open_state(es_sandbox *box, es_error *err) {
   if (box->L) return true;
   box->L = lua_newstate(capped, box);
@@ -115,8 +121,7 @@ static bool open_state(es_sandbox *box, es_error *err) {
     return true;
   }
   const char *message = lua_tostring(box->L, -1);
-  bool memory = failed == LUA_ERRMEM || box->tripped || (message && strstr(message, "not enough memory"));
-  es_fail(err, memory ? ESPER_ENOMEM : ESPER_EINTERNAL, "sandbox: %s", message ? message : "cannot start");
+  es_fail(err, box->tripped ? ESPER_ENOMEM : failure_status(failed, message), "sandbox: %s", message ? message : "cannot start");
   close_state(box);
   return false;
 }
@@ -203,7 +208,7 @@ es_graph *es_sandbox_build(es_sandbox *box, const char *text, size_t length, con
     report_trip(box, file, err);
   } else if (failed) {
     const char *message = lua_tostring(box->L, -1);
-    es_fail(err, failed == LUA_ERRMEM ? ESPER_ENOMEM : ESPER_EINTERNAL, "%s: %s", file, message ? message : "failed in Lua");
+    es_fail(err, failure_status(failed, message), "%s: %s", file, message ? message : "failed in Lua");
   } else if (!r.graph) {
     es_fail(err, (esper_status)r.status, "%s", info->bytes ? info->bytes : "failed without a message");
   } else if (info->failed) {

@@ -60,6 +60,21 @@ static void weigh(const sdpa *s, int64_t mask_at, int64_t i, const double *raw, 
   }
 }
 
+/* Running sums are divided at the end only, so they grow to keys times the largest value: where that leaves the format,
+ * an implementation may overflow though the result would not. */
+static void doubt_overflow(const sdpa *s, int64_t v_at, int64_t to) {
+  const es_case *c = s->c;
+  for (int64_t e = 0; e < s->depth; e++) {
+    double most = 0;
+    for (int64_t j = 0; j < s->keys; j++) {
+      double v = fabs(s->v.value[v_at + j * s->depth + e]);
+      if (isfinite(v) && v > most) most = v;
+    }
+    if (most * (double)s->keys <= c->f.huge) continue;
+    for (int64_t i = 0; i < s->tokens; i++) c->out->error[to + i * s->depth + e] = INFINITY;
+  }
+}
+
 /* One batch: query rows in blocks, so the memory is ROWS x keys. */
 static esper_status attend(const sdpa *s, const int64_t at[4], int64_t to) {
   const es_case *c = s->c;
@@ -83,6 +98,7 @@ static esper_status attend(const sdpa *s, const int64_t at[4], int64_t to) {
     };
     if (!status) status = es_contract(c, &sums);
   }
+  if (!status) doubt_overflow(s, at[2], to);
   return status;
 }
 

@@ -113,7 +113,8 @@ end
 
 --- Adds a node; fails with C's message. label: name of the node.
 function Builder:node(op, inputs, attrs, label, dtype)
-  local id, message = self.graph:add { op = op, inputs = inputs, attrs = attrs, name = label, dtype = dtype, line = self.line }
+  local id, message, status = self.graph:add { op = op, inputs = inputs, attrs = attrs, name = label, dtype = dtype, line = self.line }
+  if status == "ENOMEM" then error("not enough memory", 0) end
   if not id and self.graph:count() >= native.nodes_max then
     self.errors.add(self.line, op, message)
     error(STOP, 0)
