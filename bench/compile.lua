@@ -2,6 +2,7 @@
 -- luajit bench/compile.lua [rounds]    prints median, p99 and worst in wall and processor milliseconds, and the slowest cases.
 package.path = "lua/?.lua;lua/?/init.lua;?.lua;" .. package.path
 package.cpath = "build/?.so;" .. package.cpath
+jit.off() -- as the embedded searcher does for Esper's own modules (src/bind/state.c)
 local compile = require "esper.compile"
 local native = require "esper.native"
 local sandbox = require "esper.sandbox"

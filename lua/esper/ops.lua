@@ -54,11 +54,9 @@ function Call:options(t)
     if type(k) == "string" then named[#named + 1] = k elseif type(k) == "number" then list[k] = v
     else fail("a table key is %s, wanted attribute names", describe(k)) end
   end
-  if #list > 0 or #named == 0 then
-    local a = self.info.attrs[self.next]
-    if not a or not LIST_TYPES[a.type] then fail("a list was given where %s was wanted", a and "'" .. a.name .. "'" or "no argument") end
-    self:positional(list)
-  end
+  local a = self.info.attrs[self.next]
+  if a and LIST_TYPES[a.type] and (#list > 0 or #named == 0) then self:positional(list)
+  elseif #list > 0 then fail("a list was given where %s was wanted", a and "'" .. a.name .. "'" or "no argument") end
   table.sort(named) -- errors come in one order
   for _, k in ipairs(named) do
     if k == "name" then

@@ -1,8 +1,9 @@
 /* Stress: random damage to data.mdb; no wrong record may be accepted and no host may die.
  *     store_flip N SEED [forge]        one line: name seed n fail metric; exit status 1 when anything failed
- * Works below $TMPDIR; a tmpfs (/dev/shm) is a hundred times faster. Each of the N damaged copies is opened and used (read all, write, delete, clean up, verify) by a host process of its own.
- * "forge" puts the file's times back, so that the store believes its marker and LMDB meets the damage unprepared: wrong
- * records must still be 0, but LMDB may die; those deaths are reported as metric, not counted as failures. */
+ * Works below $TMPDIR; a tmpfs (/dev/shm) is a hundred times faster.
+ * Each of the N damaged copies is opened and used (read all, write, delete, clean up, verify) by a host process of
+ * its own. "forge" puts the file's times back, so that the store believes its marker and LMDB meets the damage
+ * unprepared: wrong records must still be 0, but LMDB may die; those deaths are reported and not counted as failures. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -37,11 +37,12 @@ typedef struct es_findings {
 } es_findings;
 /* lmdb.c: only for a process that may die of it. Takes no memory from es_alloc. */
 void es_env_examine(const char *directory, const uint8_t secret[ES_SECRET_BYTES], es_findings *out);
-/* pages.c: the structure of the file as of transaction `txnid`, page by page. NULL when sound, else what is wrong;
+/* pages.c: the structure of the file as of a transaction, page by page; txnid NULL: the meta pages alone, which is what
+ * LMDB must not be given wrong when it opens. NULL when sound, else what is wrong;
  * AGAIN when a writer moved on and the caller should take a new snapshot; UNABLE when files or memory ran out. */
 #define ES_PAGES_AGAIN ((const char *)1)
 #define ES_PAGES_UNABLE ((const char *)2)
-const char *es_pages_check(const char *file, uint64_t txnid);
+const char *es_pages_check(const char *file, const uint64_t *txnid);
 
 /* health.c */
 esper_status es_health_examine(const char *directory, const uint8_t secret[ES_SECRET_BYTES], es_findings *out, es_error *err);

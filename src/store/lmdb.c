@@ -383,31 +383,40 @@ static int examine_tables(MDB_txn *txn, const uint8_t secret[ES_SECRET_BYTES], e
   return 0;
 }
 
+/* Structure as of one snapshot, then all records. */
+static const char *examine_snapshot(MDB_env *mdb, const char *path, const uint8_t *secret, es_findings *out, int *rc) {
+  MDB_txn *txn = NULL;
+  const char *wrong = ES_PAGES_AGAIN;
+  *rc = mdb_txn_begin(mdb, NULL, MDB_RDONLY, &txn);
+  for (int try = 0; !*rc && try < 100 && wrong == ES_PAGES_AGAIN; try++) {
+    if (try) {
+      mdb_txn_reset(txn);
+      *rc = mdb_txn_renew(txn);
+    }
+    uint64_t id = mdb_txn_id(txn);
+    if (!*rc) wrong = es_pages_check(path, &id);
+  }
+  if (wrong == ES_PAGES_AGAIN) wrong = "no meta page of its transaction";
+  if (!*rc && !wrong) *rc = examine_tables(txn, secret, out);
+  if (txn) mdb_txn_abort(txn); /* else its reader slot keeps pages from being used again */
+  return wrong;
+}
+
 void es_env_examine(const char *directory, const uint8_t secret[ES_SECRET_BYTES], es_findings *out) {
   char path[PATH_MAX];
   size_t size = largest_map;
   MDB_env *mdb = NULL;
-  MDB_txn *txn = NULL;
+  int dead, rc = 0;
   memset(out, 0, sizeof *out);
-  int dead, rc = open_map(directory, MDB_RDONLY, &size, &mdb);
-  if (!rc) rc = mdb_reader_check(mdb, &dead);
-  if (!rc) rc = mdb_txn_begin(mdb, NULL, MDB_RDONLY, &txn);
-  const char *wrong = ES_PAGES_AGAIN;
-  for (int try = 0; !rc && try < 100 && wrong == ES_PAGES_AGAIN; try++) {
-    if (try) {
-      mdb_txn_reset(txn);
-      rc = mdb_txn_renew(txn);
-    }
-    if (!rc && es_files_path(path, directory, "data.mdb")) wrong = es_pages_check(path, mdb_txn_id(txn));
-  }
-  if (!rc && wrong == ES_PAGES_AGAIN) wrong = "no meta page of its transaction";
-  if (!rc && !wrong) rc = examine_tables(txn, secret, out);
+  const char *wrong = es_files_path(path, directory, "data.mdb") ? es_pages_check(path, NULL) : ES_PAGES_UNABLE;
+  if (!wrong) rc = open_map(directory, MDB_RDONLY, &size, &mdb);
+  if (!wrong && !rc) rc = mdb_reader_check(mdb, &dead);
+  if (!wrong && !rc) wrong = examine_snapshot(mdb, path, secret, out, &rc);
+  if (mdb) mdb_env_close(mdb);
   if (!rc && wrong == ES_PAGES_UNABLE) rc = EMFILE;
   if (rc) wrong = mdb_strerror(rc);
   /* A lack of memory, rights or reader slots says nothing about the file; most of LMDB's own codes (negative) do. */
   bool unrelated = (rc > 0 && rc != EIO && rc != EINVAL) || rc == MDB_READERS_FULL || rc == MDB_MAP_RESIZED;
   out->sound = !wrong ? 1 : unrelated ? -1 : 0;
   if (wrong) snprintf(out->text, sizeof out->text, "%s", wrong);
-  if (txn) mdb_txn_abort(txn); /* else its reader slot keeps pages from being used again */
-  if (mdb) mdb_env_close(mdb);
 }

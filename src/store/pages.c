@@ -162,45 +162,35 @@ static const char *database(file *f, const uint8_t *db, kind what) {
          t.entries == u64(db + 32) ? NULL : "a database does not hold as many pages or entries as it says";
 }
 
-/* The meta page of the transaction, 0 or 1; NULL when it is gone or the two disagree. */
-static const uint8_t *meta(const file *f, const char **wrong) {
-  *wrong = NULL;
-  const uint8_t *m[2] = { f->map, f->map + f->page };
-  for (int k = 0; k < 2; k++)
-    if (!(u16(m[k] + 10) & META) || u32(m[k] + PAGE_HEAD + META_DBS) != f->page) {
-      *wrong = "a meta page is not one";
-      return NULL;
-    }
-  const uint8_t *found = m[f->txnid & 1] + PAGE_HEAD;
-  return u64(found + META_TXN) == f->txnid ? found : NULL;
+/* Both meta pages, as far as LMDB trusts them when it opens: it maps as many pages as they name. */
+static const char *metas(const file *f) {
+  /* Pages freed again before they were written may lie past the end of the file, by less than the largest map. */
+  uint64_t most = f->size / f->page + ((uint64_t)64 << 30) / f->page;
+  for (int k = 0; k < 2; k++) {
+    const uint8_t *p = f->map + (size_t)k * f->page, *m = p + PAGE_HEAD;
+    if (!(u16(p + 10) & META) || u32(m + META_DBS) != f->page) return "a meta page is not one";
+    if (u64(m + META_LAST) < 1 || u64(m + META_LAST) > most) return "an impossible number of pages";
+    if (u64(m + META_TXN) >> 56) return "an impossible transaction number";
+  }
+  return NULL;
 }
 
 static const char *check(file *f) {
-  const char *wrong;
-  const uint8_t *m = meta(f, &wrong);
-  if (!m) {
-    uint64_t a = u64(f->map + PAGE_HEAD + META_TXN), b = u64(f->map + f->page + PAGE_HEAD + META_TXN);
-    if (wrong || (a | b) >> 56) return wrong ? wrong : "an impossible transaction number";
-    return ES_PAGES_AGAIN;
-  }
-  uint8_t copy[META_BYTES]; /* two commits later LMDB writes over it */
-  memcpy(copy, m, sizeof copy);
+  uint8_t m[META_BYTES]; /* a copy: two commits later LMDB writes over the page */
+  memcpy(m, f->map + (f->txnid & 1) * f->page + PAGE_HEAD, sizeof m);
   if (u64(m + META_TXN) != f->txnid) return ES_PAGES_AGAIN;
-  f->last = u64(copy + META_LAST);
-  /* Pages freed again before they were written may lie past the end of the file, by less than the largest map. */
-  uint64_t most = f->size / f->page + ((uint64_t)64 << 30) / f->page;
-  if (f->txnid >> 56 || f->last < 1 || f->last > most) return "an impossible number of pages";
+  f->last = u64(m + META_LAST);
   size_t bytes = (size_t)(f->last / 8 + 1);
   void *seen = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (seen == MAP_FAILED) return ES_PAGES_UNABLE;
   f->seen = seen;
-  wrong = database(f, copy + META_DBS, FREE);
-  if (!wrong) wrong = database(f, copy + META_DBS + DB_BYTES, MAIN);
+  const char *wrong = database(f, m + META_DBS, FREE);
+  if (!wrong) wrong = database(f, m + META_DBS + DB_BYTES, MAIN);
   munmap(seen, bytes);
   return wrong;
 }
 
-const char *es_pages_check(const char *path, uint64_t txnid) {
+const char *es_pages_check(const char *path, const uint64_t *txnid) {
   struct stat info;
   const char *wrong = "the file is cut short";
   int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -208,7 +198,7 @@ const char *es_pages_check(const char *path, uint64_t txnid) {
     if (fd >= 0) close(fd);
     return ES_PAGES_UNABLE;
   }
-  file f = { .size = (size_t)info.st_size, .txnid = txnid };
+  file f = { .size = (size_t)info.st_size, .txnid = txnid ? *txnid : 0 };
   void *map = f.size < 1024 ? NULL : mmap(NULL, f.size, PROT_READ, MAP_SHARED, fd, 0);
   if (map == MAP_FAILED) {
     wrong = ES_PAGES_UNABLE;
@@ -217,7 +207,8 @@ const char *es_pages_check(const char *path, uint64_t txnid) {
     f.page = u32(f.map + PAGE_HEAD + META_DBS);
     bool power = f.page >= 512 && f.page <= 32768 && (f.page & (f.page - 1)) == 0;
     if (!power) wrong = "an impossible page size";
-    else if (f.size >= 2 * f.page) wrong = check(&f);
+    else if (f.size >= 2 * f.page) wrong = metas(&f);
+    if (!wrong && txnid) wrong = check(&f);
     munmap(map, f.size);
   }
   close(fd);

@@ -90,14 +90,15 @@ static bool is_new(const char *directory) {
 static esper_status open_turn(es_store *store, int fd, es_error *err) {
   esper_status status = es_files_secret(store->directory, store->readonly, store->secret, err);
   if (status) return status;
-  bool alone = take_marker(store);
-  if (!es_mark_fits(store->marker, store->directory, alone)) status = examine(store, err);
-  if (status) return status;
-  bool fresh = is_new(store->directory);
-  status = es_env_open(store->directory, store->readonly, &store->env, err);
-  if (status == ESPER_ECORRUPT && !fresh) { /* the marker was right and the file is damaged all the same */
-    status = examine(store, err);
-    if (!status) status = es_env_open(store->directory, store->readonly, &store->env, err);
+  bool alone = take_marker(store), fresh = is_new(store->directory);
+  bool doubt = !es_mark_fits(store->marker, store->directory, alone);
+  for (int try = 0; try < 2; try++) {
+    if (doubt && (status = examine(store, err))) return status;
+    status = es_env_open(store->directory, store->readonly, &store->env, err);
+    if (!status) break;
+    /* The marker may be right and the file damaged all the same: then it is set aside and there is a second try. */
+    if (doubt || fresh || status == ESPER_ENOSPACE || status == ESPER_ENOTFOUND) return status;
+    doubt = true;
   }
   if (status) return status;
   if (fresh) fsync(fd); /* names of the new files; LMDB syncs only what is in them */
