@@ -39,6 +39,7 @@ $(G)/native.cdef: $(wildcard src/*.h src/*/*.h src/*/*.def) | $(G)/stub
 	$(CC) -E -P -nostdinc -I$(G)/stub -Isrc src/bind/native.h -o $@
 $(G)/embedded.c: src/bind/embed.lua $(G)/native.cdef $(SCRIPTS)
 	luajit src/bind/embed.lua $(G)/native.cdef $(SCRIPTS) > $@
+	@echo "const char es_embedded_hash[] = \"$$(sha256sum $(filter-out blueprints/%,$(SCRIPTS)) | sha256sum | cut -c1-64)\";" >> $@
 
 # --- libtcc.a, made fit for a shared library (docs/architecture.md, "libtcc") -------------------
 LIBTCC := $(shell $(CC) -print-file-name=libtcc.a)

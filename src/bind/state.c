@@ -90,19 +90,24 @@ static int native_names(lua_State *L) {
   return 1;
 }
 
-/* Hash over version, libtcc and every script L would load: part of every key, so other code never finds old kernels. */
-static int native_build(lua_State *L) {
-  es_text all = {0};
-  es_text_add(&all, "%s tcc %s\n", ESPER_VERSION, ES_TCC_BUILD);
+static void add_scripts(lua_State *L, es_text *all) {
   for (const es_embedded *f = es_embedded_files; f->path; f++) {
     if (strncmp(f->path, "blueprints/", 11) == 0) continue; /* a blueprint is in the key by its graph */
     if (!es_state_source(L, script_dir(L), f->path)) continue;
     size_t length;
     const char *text = lua_tolstring(L, -1, &length);
-    es_text_add(&all, "%s %zu\n", f->path, length);
-    es_text_bytes(&all, text, length);
+    es_text_add(all, "%s %zu\n", f->path, length);
+    es_text_bytes(all, text, length);
     lua_pop(L, 1);
   }
+}
+
+/* Hash over version, libtcc and every script L would load: part of every key, so other code never finds old kernels. */
+static int native_build(lua_State *L) {
+  es_text all = {0};
+  es_text_add(&all, "%s tcc %s\n", ESPER_VERSION, ES_TCC_BUILD);
+  if (!script_dir(L)) es_text_add(&all, "%s", es_embedded_hash);
+  else add_scripts(L, &all);
   es_hash hash;
   char hex[65];
   es_hash_of(all.bytes, all.length, &hash);

@@ -101,7 +101,7 @@ static esper_status open_turn(es_store *store, int fd, es_error *err) {
     doubt = true;
   }
   if (status) return status;
-  if (fresh) fsync(fd); /* names of the new files; LMDB syncs only what is in them */
+  if (fresh || doubt) fsync(fd); /* names of the new files; LMDB syncs only what is in them */
   if (store->marker >= 0) {
     if (!store->readonly) es_mark_write(store->marker, store->directory, ES_MARK_busy);
     while (flock(store->marker, LOCK_SH) && errno == EINTR) {}

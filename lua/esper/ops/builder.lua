@@ -19,6 +19,7 @@ M.methods = Builder
 local FAILURE, SILENT, STOP = {}, { "poison met" }, { "build stopped" }
 M.STOP = STOP
 local ERRORS_MAX = 100
+local REPEATS_MAX = 10000 -- of errors said before
 local ELEMENTS_MAX = 2 ^ 33 -- of one parameter
 
 -- ---- errors ----
@@ -36,7 +37,7 @@ end
 --- Errors of the blueprint with that chunk name: "file:line: op: message", each once, in E.list. After 100 the build stops.
 --   E.add(line, op, message)   E.report(op, message) at the line being run
 function M.errors(source)
-  local file, list, seen = string.sub(source, 2), {}, {}
+  local file, list, seen, repeats = string.sub(source, 2), {}, {}, 0
   local E = { list = list }
   function E.add(line, op, message)
     if string.sub(message, 1, #file + 1) ~= file .. ":" then -- Lua's own messages name the place already
@@ -44,7 +45,11 @@ function M.errors(source)
       message = (line and line > 0 and format("%s:%d: ", file, line) or file .. ": ") .. message
     end
     message = string.sub(message, 1, 1000)
-    if seen[message] then return end
+    if seen[message] then
+      repeats = repeats + 1
+      if repeats > REPEATS_MAX then error(STOP, 0) end
+      return
+    end
     seen[message] = true
     list[#list + 1] = message
     if #list == ERRORS_MAX then list[#list + 1] = file .. ": too many errors; stopped here" end

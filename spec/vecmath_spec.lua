@@ -1,0 +1,120 @@
+-- Largest errors of the functions of lua/esper/vecmath.lua in ulps of the result, denormal results included, over inputs
+-- spread over all exponents and over the range where each function lives. `busted spec/vecmath_spec.lua` prints the table.
+-- The reference is the C library in long double, compiled by the system's compiler; it shares nothing with vecmath.
+local native = require "esper.native"
+local process = require "support.process"
+local unit = require "support.unit"
+local vec = require "esper.vec"
+local vecmath = require "esper.vecmath"
+
+local COUNT = tonumber(os.getenv "ESPER_SPEC_SAMPLES" or 200000)
+
+-- reach: |x| up to which the dense sample goes. f32, f64: the bounds, in ulps. Sines are reduced by three parts of pi / 2:
+-- stated for |x| <= 1000 only.
+local FUNCTIONS = {
+  { name = "exp", reach = 110, reach64 = 750, f32 = 1.0, f64 = 1.0, c = "expl(x)" },
+  { name = "log", reach = 100, f32 = 1.0, f64 = 1.0, c = "logl(x)", positive = true },
+  { name = "tanh", reach = 12, reach64 = 24, f32 = 2.0, f64 = 2.0, c = "tanhl(x)" },
+  { name = "sigmoid", reach = 110, reach64 = 750, f32 = 2.5, f64 = 2.5, c = "1 / (1 + expl(-x))" },
+  { name = "silu", reach = 110, reach64 = 750, f32 = 3.0, f64 = 3.0, c = "x / (1 + expl(-x))" },
+  { name = "erf", reach = 5, reach64 = 7, f32 = 2.0, f64 = 2.0, c = "erfl(x)" },
+  { name = "gelu", reach = 15, reach64 = 40, f32 = 4.0, f64 = 4.0, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
+  { name = "gelu_tanh", reach = 10, reach64 = 22, f32 = 1e9, f64 = 1e9,
+    c = "x / (1 + expl(-2 * 0.797884560802865355879892119868763737L * (x + 0.044715L * x * x * x)))" },
+  { name = "sin", reach = 1000, f32 = 1e9, f64 = 1e9, c = "sinl(x)" },
+  { name = "cos", reach = 1000, f32 = 1e9, f64 = 1e9, c = "cosl(x)" },
+  { name = "rsqrt", reach = 100, f32 = 1.5, f64 = 1.5, c = "1 / sqrtl(x)", positive = true },
+}
+
+-- worst(kind, wide, in, out, count, &at): the largest error in ulps and where; inf where one is NaN or infinite and the other
+-- is not. An ulp is that of the exact result rounded to the type, at least the smallest denormal.
+local REFERENCE = [[
+#define _GNU_SOURCE
+#include <math.h>
+#include <stdint.h>
+static long double exact(int kind, long double x) {
+  switch (kind) {
+%s  }
+  return 0;
+}
+double worst(int kind, int wide, const void *in, const void *out, long count, long *at) {
+  double most = 0;
+  for (long i = 0; i < count; i++) {
+    long double x = wide ? ((const double *)in)[i] : ((const float *)in)[i], y = wide ? ((const double *)out)[i] : ((const float *)out)[i];
+    long double want = exact(kind, x), error;
+    long double top = wide ? 0x1p1024L : 0x1p128L;
+    if (isnan(want) || isnan(y)) error = isnan(want) && isnan(y) ? 0 : INFINITY;
+    else if (fabsl(want) >= top || isinf(y)) {
+      /* a result beyond the range must be infinite, up to rounding at the edge */
+      error = isinf(y) && fabsl(want) >= top * (1 - (wide ? 0x1p-52L : 0x1p-23L)) && (y > 0) == (want > 0) ? 0 : INFINITY;
+      if (!isinf(y) && fabsl(want) < top * (1 + 0x1p-20L)) error = 1;
+    } else {
+      int exponent = want == 0 ? -20000 : ilogbl(want), least = wide ? -1022 : -126;
+      if (exponent < least) exponent = least;
+      error = fabsl(y - want) / ldexpl(1, exponent - (wide ? 52 : 23));
+    }
+    if (error > most) most = (double)error, *at = i;
+  }
+  return most;
+}
+]]
+
+local function reference(directory)
+  local cases = {}
+  for i, f in ipairs(FUNCTIONS) do cases[i] = ("    case %d: return %s;\n"):format(i, f.c) end
+  process.write(directory .. "/reference.c", REFERENCE:format(table.concat(cases)))
+  process.must(("gcc -O2 -w -shared -fPIC -o %s/reference.so %s/reference.c -lm"):format(directory, directory))
+  local ffi = require "ffi"
+  pcall(ffi.cdef, "double worst(int kind, int wide, const void *in, const void *out, long count, long *at);")
+  return ffi.load(directory .. "/reference.so")
+end
+
+local function compiled(name, type)
+  local b = vec.block("scalar", type)
+  local count, x, y = b:arg(0), b:arg(1), b:arg(2)
+  b:each(count, { x, y }, function(mask) b:store(y, vecmath[name](b, b:load(x, 0, mask)), 0, mask) end)
+  local code = unit.build(b:lower "block" .. "void run(const long *w) { block(w); }\n")
+  local fn = code:get("run", "void (*)(const int64_t *)")
+  local function address(p) return native.cast("int64_t", native.cast("intptr_t", native.cast("void *", p))) end
+  return function(from, to, n) return fn(native.new("int64_t[3]", n, address(from), address(to))), code end
+end
+
+-- Half of the sample spread evenly over [-reach, reach], half over all bit patterns within it.
+local function sample(f, type)
+  local ctype = type == "f32" and "float" or "double"
+  local reach = type == "f64" and f.reach64 or f.reach
+  local from = native.new(ctype .. "[?]", COUNT)
+  local low_exponent = type == "f32" and -149 or -1074
+  for i = 0, COUNT - 1 do
+    local u = (i * 0.6180339887498949) % 1
+    if i % 2 == 0 then
+      from[i] = (2 * u - 1) * reach
+    else
+      local high = f.name == "log" and (type == "f32" and 127 or 1023) or math.log(reach, 2)
+      local v = 2 ^ (low_exponent + u * (high - low_exponent)) * (1 + (i * 0.7548776662466927) % 1) / 2
+      from[i] = i % 4 == 1 and -v or v
+    end
+    if f.positive then from[i] = math.abs(from[i]) end
+  end
+  return from, native.new(ctype .. "[?]", COUNT)
+end
+
+describe("vecmath #process", function()
+  local directory, judge = process.directory()
+  setup(function() judge = reference(directory) end)
+  teardown(function() process.remove(directory) end)
+
+  for kind, f in ipairs(FUNCTIONS) do
+    for _, type in ipairs { "f32", "f64" } do
+      it(("%s.%s stays within %.1f ulp"):format(f.name, type, f[type]), function()
+        local from, to = sample(f, type)
+        compiled(f.name, type)(from, to, COUNT)
+        local at = native.new "long[1]"
+        local error = judge.worst(kind, type == "f64" and 1 or 0, from, to, COUNT, at)
+        local i = tonumber(at[0])
+        print(("vecmath %-10s %s %d samples, largest error %.3f ulp at %.17g"):format(f.name, type, COUNT, error, tonumber(from[i])))
+        assert.is_true(error <= f[type], ("%.3f ulp at %.17g: %.17g"):format(error, tonumber(from[i]), tonumber(to[i])))
+      end)
+    end
+  end
+end)
