@@ -56,7 +56,9 @@ local function read(path)
   local text, problem = file:read(TEXT_MAX + 1)
   file:close()
   if not text and problem then return nil, path .. ": " .. problem, "EIO" end
-  if text and #text > TEXT_MAX then return nil, path .. ": larger than 1 MiB, too long for a blueprint", "ELIMIT" end
+  if text and #text > TEXT_MAX then
+    return nil, path .. ": larger than 1 MiB, too long for a blueprint", "ELIMIT"
+  end
   return text or ""
 end
 
@@ -68,7 +70,9 @@ function M.catalogue()
 end
 
 function M.find(source)
-  if type(source) ~= "string" then return nil, "blueprint is " .. describe(source) .. ", wanted a name or a path", "EARG" end
+  if type(source) ~= "string" then
+    return nil, "blueprint is " .. describe(source) .. ", wanted a name or a path", "EARG"
+  end
   if find(source, "%.lua$") or find(source, "^[./]") then
     local text, message, status = read(source)
     if not text then return nil, "blueprint " .. message, status end
@@ -96,7 +100,7 @@ function M.read(text, chunk, env)
   if sub(text, 1, 1) == "\27" then return nil, { file .. ": is Lua bytecode, wanted source text" } end
   env = env or setmetatable({ blueprint = M.define }, { __index = _G })
   local run, message = load(text, chunk, "t", env)
-  if not run then return nil, { message } end
+  if not run then return nil, { builder.reason(message) } end
   local ok, result = pcall(run)
   if not ok then
     local reason = builder.reason(result)
@@ -161,11 +165,15 @@ local function input(b, name, spec, h)
   local shape = {}
   for i, extent in ipairs(spec) do shape[i] = type(extent) == "function" and extent(h) or extent end
   for k in pairs(spec) do
-    if k ~= "dtype" and not (type(k) == "number" and shape[k] ~= nil) then fail("'%s' has an unknown field %s", name, describe(k)) end
+    if k ~= "dtype" and not (type(k) == "number" and shape[k] ~= nil) then
+      fail("'%s' has an unknown field %s", name, describe(k))
+    end
   end
   local dtype = spec.dtype
   if dtype == nil or dtype == "float" then dtype = b.dtype end
-  if not native.dtype[dtype] then fail("'%s' has dtype %s, wanted one like f32 or i64", name, describe(dtype)) end
+  if not native.dtype[dtype] then
+    fail("'%s' has dtype %s, wanted one like f32 or i64", name, describe(dtype))
+  end
   return b:tensor(b:node("input", {}, { shape = b:shape(shape, "'" .. name .. "'") }, name, dtype))
 end
 
@@ -204,7 +212,9 @@ end
 
 local function collect_outputs(b, result)
   if result == value.poison then return end
-  if type(result) ~= "table" then fail("returned %s, wanted a table of outputs such as { y = x }", describe(result)) end
+  if type(result) ~= "table" then
+    fail("returned %s, wanted a table of outputs such as { y = x }", describe(result))
+  end
   local names = sorted(b, "output", result)
   if #names == 0 then fail("returned no outputs, wanted a table such as { y = x }") end
   for _, name in ipairs(names) do

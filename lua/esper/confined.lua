@@ -52,14 +52,6 @@ function safe.format(fmt, ...)
   return format(fmt, unpack(args, 1, n))
 end
 
--- LuaJIT's own pcall underneath: it needs no C stack, which LuaJIT does not limit. `caught` looks at the budget.
-local caught
-local function settle(ok, ...)
-  if not ok then caught() end
-  return ok, ...
-end
-function safe.pcall(f, ...) return settle(pcall(f, ...)) end
-
 -- Not from inside its own comparison: sort nests on the C stack, which has no limit of its own.
 local sorting = false
 function safe.sort(t, before)
@@ -119,11 +111,8 @@ local function environment()
   end })
 end
 
---- Once per state, after all trusted scripts are loaded. on_caught: see src/bind/sandbox.c.
-function M.start(on_caught)
-  caught = on_caught
-  getmetatable("").__index = strings()
-end
+--- Once per state, after all trusted scripts are loaded.
+function M.start() getmetatable("").__index = strings() end
 
 --- graph, packed info | nil, errors one a line, status number.
 function M.build(text, chunk, options)

@@ -29,10 +29,11 @@ function M.product(D, dims)
 end
 
 function facts:numel(id)
-  local n = self.numels[id]
+  local key = self.key[id]
+  local n = self.numels[key]
   if not n then
     n = M.product(self.D, self.shape[id])
-    self.numels[id] = n
+    self.numels[key] = n
   end
   return n
 end
@@ -50,7 +51,7 @@ end
 
 function M.read(graph)
   local f = setmetatable({ graph = graph, D = graph:dims(), n = graph:count(), roots = graph:roots(),
-    op = {}, ins = {}, shape = {}, dtype = {}, key = {}, live = {}, numels = {} }, facts)
+    op = {}, ins = {}, shape = {}, dtype = {}, key = {}, live = {}, numels = {}, row_major = {} }, facts)
   for id = 0, f.n - 1 do
     local shape = graph:shape(id)
     f.op[id], f.ins[id], f.dtype[id], f.shape[id] = graph:op(id), graph:inputs(id), graph:dtype(id), shape

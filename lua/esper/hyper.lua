@@ -112,8 +112,13 @@ end
 
 local function run_check(check, view, E)
   local ok, message = pcall(check, view)
-  if not ok then E.add(nil, "check", builder.reason(message))
-  elseif message ~= nil then E.add(nil, "check", type(message) == "string" and message or "returned " .. describe(message) .. ", wanted nil or a text") end
+  if not ok then
+    E.add(nil, "check", builder.reason(message))
+  elseif message ~= nil and type(message) ~= "string" then
+    E.add(nil, "check", "returned " .. describe(message) .. ", wanted nil or a text")
+  elseif message then
+    E.add(nil, "check", message)
+  end
 end
 
 function M.resolve(body, set, E)
@@ -128,7 +133,9 @@ function M.resolve(body, set, E)
   local values = override(specs, names, set or {}, E)
   for _, name in ipairs(names) do
     local problem = specs[name] and wanted(specs[name], values[name])
-    if problem then E.add(nil, "hyper '" .. name .. "'", format("is %s, wanted %s", describe(values[name]), problem)) end
+    if problem then
+      E.add(nil, "hyper '" .. name .. "'", format("is %s, wanted %s", describe(values[name]), problem))
+    end
   end
   if #E.list > 0 then return nil end
   local view = view_of(values, names, E)

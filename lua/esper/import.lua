@@ -159,7 +159,8 @@ function M.declare(architecture)
   end
   local kind, make = architecture.type, types[architecture.type or ""]
   if kind ~= nil and not make then
-    errors[#errors + 1] = string.format("Unsupported architecture type: %s. Supported types: linear, conv, attention, custom", tostring(kind))
+    errors[#errors + 1] = "Unsupported architecture type: " .. tostring(kind)
+      .. ". Supported types: linear, conv, attention, custom"
   end
   if architecture.config ~= nil and type(architecture.config) ~= "table" then
     errors[#errors + 1] = "config is a " .. type(architecture.config) .. ", wanted a table"

@@ -27,7 +27,9 @@ local function put(b, info, attrs, a, v)
   if v == value.poison then builder.silent() end
   if attrs[a.name] ~= nil then fail("attribute '%s' is given twice", a.name) end
   if v == nil then fail("attribute '%s' is nil", a.name) end
-  if hidden[v] and a.type ~= "d" then fail("attribute '%s' is %s, wanted a plain value", a.name, describe(v)) end
+  if hidden[v] and a.type ~= "d" then
+    fail("attribute '%s' is %s, wanted a plain value", a.name, describe(v))
+  end
   attrs[a.name] = convert[a.type] and convert[a.type](b, v, a) or v
   if attrs[a.name] == nil then attrs[a.name] = v end
 end
@@ -169,7 +171,9 @@ local tensor_methods = {
 }
 local function divided(method)
   return function(b, d, by)
-    if type(by) ~= "number" or by % 1 ~= 0 or by < 1 then fail("divisor is %s, wanted an integer of at least 1", describe(by)) end
+    if type(by) ~= "number" or by % 1 ~= 0 or by < 1 then
+      fail("divisor is %s, wanted an integer of at least 1", describe(by))
+    end
     return b:public_dim(b.D[method](b.D, b:dim(d), by))
   end
 end

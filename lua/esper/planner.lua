@@ -13,6 +13,8 @@ local native = require "esper.native"
 local C = native.C
 local M = {}
 
+local given = { input = true, param = true, buffer = true }
+
 local Planner = {}
 Planner.__index = Planner
 
@@ -33,8 +35,11 @@ local function fill_shape(value, shape)
   for k = 1, #shape do value.shape[k - 1] = shape[k] end
 end
 
+local new_value, new_step = native.typeof("es_value"), native.typeof("es_step")
+local ints, dims, words = native.typeof("int32_t[?]"), native.typeof("es_dim[?]"), native.typeof("uint32_t[?]")
+
 function Planner:value(spec)
-  local value = native.new("es_value")
+  local value = new_value()
   value.role, value.dtype = native.role[spec.role], native.dtype[spec.dtype]
   value.slot, value.buffer = spec.slot or -1, spec.buffer or -1
   value.init, value.f0, value.f1 = spec.init or 0, spec.f0 or 0, spec.f1 or 0
@@ -46,23 +51,23 @@ end
 
 -- The leaves of the graph before the passes are the signature, in its order, whether or not a pass left them a reader.
 function Planner:signature(source)
-  local f, final, here = self.f, {}, self.f.D
+  local f, final, into, from = self.f, {}, self.f.D.ptr, source:dims().ptr
   for id = 0, f.n - 1 do
-    if f.op[id] == "input" or f.op[id] == "param" or f.op[id] == "buffer" then final[f.graph:label(id)] = id end
+    if given[f.op[id]] then final[f.graph:label(id)] = id end
+  end
+  local leaves = { input = {}, param = {}, buffer = {} }
+  for id = 0, source:count() - 1 do
+    local list = leaves[source:op(id)]
+    if list then list[#list + 1] = id end
   end
   for _, role in ipairs { "input", "param", "buffer" } do
-    for id = 0, source:count() - 1 do
-      if source:op(id) == role then
-        local name = source:label(id)
-        local now = final[name]
-        local shape = source:shape(id)
-        for k = 1, #shape do shape[k] = C.es_dim_copy(here.ptr, source:dims().ptr, shape[k]) end
-        local index = self:value { role = role, name = name, dtype = source:dtype(id), shape = shape,
-          init = role ~= "input" and source:attr(id, "init") or 0,
-          f0 = role ~= "input" and source:attr(id, "f0") or 0, f1 = role ~= "input" and source:attr(id, "f1") or 0 }
-        if now then self.index[now] = index end
-        self.named[name] = index
-      end
+    for _, id in ipairs(leaves[role]) do
+      local spec = role == "input" and {} or source:attrs(id)
+      spec.role, spec.name, spec.dtype, spec.shape = role, source:label(id), source:dtype(id), source:shape(id)
+      for k, d in ipairs(spec.shape) do spec.shape[k] = C.es_dim_copy(into, from, d) end
+      local index = self:value(spec)
+      if final[spec.name] then self.index[final[spec.name]] = index end
+      self.named[spec.name] = index
     end
   end
 end
@@ -159,8 +164,8 @@ end
 
 -- ---- steps ----
 
-local function array(ctype, list)
-  local block = native.new(ctype .. "[?]", #list + 1)
+local function array(of, list)
+  local block = of(#list + 1)
   for i = 1, #list do block[i - 1] = list[i] end
   return block
 end
@@ -173,8 +178,8 @@ function Planner:step(n, step)
     if not index then fail(("plan: step '%s' uses %%%s, which has no storage"):format(step.label, tostring(operand.value)), "EINTERNAL") end
     operands[i] = index
   end
-  local row = native.new("es_step")
-  local o, d, s = array("int32_t", operands), array("es_dim", step.dims), array("uint32_t", step.streams)
+  local row = new_step()
+  local o, d, s = array(ints, operands), array(dims, step.dims), array(words, step.streams)
   row.fn, row.label, row.tiles = step.fn, step.label, step.tiles
   row.operand_count, row.dim_count, row.stream_count = #operands, #step.dims, #step.streams
   row.operands, row.dims, row.streams = o, d, s

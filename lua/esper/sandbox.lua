@@ -17,9 +17,11 @@ Box.__index = Box
 --- Limits left out take the defaults of src/bind/sandbox.h.
 function M.new(limits)
   limits = limits or {}
-  local pointer = C.es_sandbox_new(native.dir, limits.memory or 0, limits.instructions or 0, limits.milliseconds or 0, native.fresh())
+  local pointer = C.es_sandbox_new(native.dir, limits.memory or 0, limits.instructions or 0, limits.milliseconds or 0,
+                                   native.fresh())
   if pointer == nil then return native.failure() end
-  return setmetatable({ ptr = native.gc(pointer, C.es_sandbox_free), info = native.gc(native.new("es_text"), C.es_text_clear) }, Box)
+  local info = native.gc(native.new("es_text"), C.es_text_clear)
+  return setmetatable({ ptr = native.gc(pointer, C.es_sandbox_free), info = info }, Box)
 end
 
 local function lines(text)

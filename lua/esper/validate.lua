@@ -17,7 +17,7 @@ local C, fresh, failure = native.C, native.fresh, native.failure
 
 local M = {}
 
-local UNIT = { f32 = 2 ^ -24, f64 = 2 ^ -53 }
+local UNIT = 2 ^ -53 -- every node is judged in its own dtype, none coarser
 local SECONDS = 60 -- of one guarded run; a kernel that hangs is killed then
 local leaf = { input = true, param = true, buffer = true }
 
@@ -61,10 +61,7 @@ local function symbol_array(D, values)
 end
 
 local function evaluate(graph, symbols, data, seed, step)
-  local unit = UNIT.f32
-  for id = 0, graph:count() - 1 do if graph:dtype(id) == "f64" then unit = UNIT.f64 end end
-  for id = 0, graph:count() - 1 do if graph:dtype(id) == "f32" then unit = UNIT.f32 end end
-  local oracle = C.es_oracle_new(graph.ptr, symbols, unit, seed, step, fresh())
+  local oracle = C.es_oracle_new(graph.ptr, symbols, UNIT, seed, step, fresh())
   if oracle == nil then return failure() end
   native.gc(oracle, C.es_oracle_free)
   for _, l in pairs(data) do

@@ -108,9 +108,19 @@ function M.broadcast(D, shape, strides, to)
   return out
 end
 
+-- Row-major strides of a node's shape, made once per shape.
+local function row_major(f, id)
+  local key = f.key[id]
+  local strides = f.row_major[key]
+  if not strides then
+    strides = M.contiguous(f.D, f.shape[id])
+    f.row_major[key] = strides
+  end
+  return strides
+end
+
 local function own(f, id)
-  local row_major = M.contiguous(f.D, f.shape[id])
-  return { base = id, offset = f.D:const(0), strides = row_major, dtype = f.dtype[id], whole = true }
+  return { base = id, offset = f.D:const(0), strides = row_major(f, id), dtype = f.dtype[id], whole = true }
 end
 
 -- Where node id's elements lie if it is not copied. A reshape of elements that no strides can order makes its input real.
@@ -125,7 +135,7 @@ local function through(f, v, id)
     offset, strides = move.reshape(f, id, from, f.shape[input])
   end
   local whole = from.whole and f:numel(id) == f:numel(from.base) and offset == f.D:const(0)
-    and is_contiguous(f.D, f.shape[id], strides, M.contiguous(f.D, f.shape[id]))
+    and is_contiguous(f.D, f.shape[id], strides, row_major(f, id))
   return { base = from.base, offset = offset, strides = strides, dtype = from.dtype, whole = whole }
 end
 

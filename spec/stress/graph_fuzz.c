@@ -60,7 +60,7 @@ static void change_number(es_text *text, size_t at) {
 static void copy_line(es_text *text, const es_text *from, size_t at) {
   size_t end, into_end, start = line_at(from->bytes, from->length, draw() % from->length, &end);
   size_t into = line_at(text->bytes, text->length, at, &into_end);
-  char *line = strndup(from->bytes + start, end - start);
+  char *line = (char *)exact(from->bytes + start, end - start); /* `from` may be `text` */
   splice(text, into, below(2) ? into_end - into : 0, line, end - start);
   free(line);
 }

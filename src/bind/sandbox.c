@@ -78,23 +78,6 @@ static void watch(lua_State *L, lua_Debug *record) {
   luaL_error(L, "stopped by the sandbox");
 }
 
-/* Once over budget the hook fires at every instruction, so no pcall of the blueprint can go on after catching its error. */
-static void watch(lua_State *L, lua_Debug *record) {
-  (void)record;
-  es_sandbox *box = box_of(L);
-  box->count += box->step;
-  look(L, box);
-}
-
-/* Called by the blueprint's pcall whenever it has caught an error. LuaJIT raises "stack overflow" instead of calling the
- * hook where the stack has no room for it, so a loop that stays there under a pcall is seen here alone. */
-static int caught(lua_State *L) {
-  es_sandbox *box = box_of(L);
-  box->count += HOOK_STEP;
-  look(L, box);
-  return 0;
-}
-
 /* Under lua_cpcall: libraries, searcher, and the trusted scripts; leaves confined's table in the registry. */
 static int prepare(lua_State *L) {
   luaL_openlibs(L);
@@ -104,8 +87,7 @@ static int prepare(lua_State *L) {
   lua_pushliteral(L, "esper.confined");
   lua_call(L, 1, 1);
   lua_getfield(L, -1, "start");
-  lua_pushcfunction(L, caught);
-  lua_call(L, 1, 0);
+  lua_call(L, 0, 0);
   lua_setfield(L, LUA_REGISTRYINDEX, "esper.confined");
   return 0;
 }

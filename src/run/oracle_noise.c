@@ -22,10 +22,9 @@ void es_noise_add(es_tensor64 *t, es_id id, int32_t replicate) {
   const uint32_t key[2] = { 0x6e6f6973u, (uint32_t)replicate };
   for (int64_t i = 0; i < t->count; i++) {
     double e = t->error[i];
+    if (isinf(e)) continue; /* unknown even by itself: so is all that depends on it */
     t->error[i] = 0;
-    if (replicate == 0 || !(e > 0)) continue;
-    if (isinf(e)) t->value[i] = NAN; /* unknown even by itself: what depends on it stays as it was */
-    if (!isfinite(t->value[i])) continue;
+    if (replicate == 0 || !(e > 0) || !isfinite(t->value[i])) continue;
     uint32_t w[2];
     es_threefry(key, (uint32_t)i, (uint32_t)id ^ (uint32_t)(i >> 32), w);
     t->value[i] += e * ((double)w[0] * 0x1p-31 - 1);
@@ -68,13 +67,14 @@ typedef struct spread {       /* of one root's node over the local runs */
 
 static void collect(spread *s, const es_tensor64 *t, int32_t replicate) {
   for (int64_t i = 0; i < t->count; i++) {
+    if (isinf(t->error[i])) s->most[i] = NAN; /* still unknown */
     if (replicate == 0) {
       s->centre[i] = t->value[i];
       continue;
     }
     double d = fabs(t->value[i] - s->centre[i]);
     if (!isfinite(s->centre[i]) && (t->value[i] == s->centre[i] || (isnan(t->value[i]) && isnan(s->centre[i])))) d = 0;
-    s->most[i] = d > s->most[i] || isnan(d) ? d : s->most[i]; /* NaN stays: some runs are finite, others not */
+    if (d > s->most[i] || isnan(d)) s->most[i] = d; /* NaN stays: some runs are finite, others not */
     s->squares[i] += d * d;
   }
 }

@@ -9,7 +9,10 @@ local frexp = math.frexp
 local FLOAT = { f32 = true, f64 = true }
 local SYMBOL = { add = "+", sub = "-", mul = "*", div = "/", mod = "%", pow = "^", concatenate = ".." }
 
-local function power_of_two(c) return c ~= 0 and math.abs(frexp(c)) == 0.5 and math.abs(c) < 2 ^ 100 and math.abs(c) > 2 ^ -100 end
+local function power_of_two(c) -- and its inverse is one in f32 as well
+  local size = math.abs(c)
+  return size < 2 ^ 100 and size > 2 ^ -100 and frexp(size) == 0.5
+end
 
 -- tensor OP number as { mul, add } of a scale node, or nil
 local right = {
@@ -22,7 +25,9 @@ local right = {
 local left = { add = right.add, mul = right.mul, sub = function(c) return -1, c end }
 
 local function finite(c)
-  if c ~= c or c == math.huge or c == -math.huge then fail("a number is %s, wanted a finite one", tostring(c)) end
+  if c ~= c or c == math.huge or c == -math.huge then
+    fail("a number is %s, wanted a finite one", tostring(c))
+  end
   return c
 end
 

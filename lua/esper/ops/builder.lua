@@ -19,7 +19,6 @@ M.methods = Builder
 local FAILURE, SILENT, STOP = {}, { "poison met" }, { "build stopped" }
 M.STOP = STOP
 local ERRORS_MAX = 100
-local REPEATS_MAX = 10000 -- of errors said before
 local ELEMENTS_MAX = 2 ^ 33 -- of one parameter
 
 -- ---- errors ----
@@ -37,7 +36,7 @@ end
 --- Errors of the blueprint with that chunk name: "file:line: op: message", each once, in E.list. After 100 the build stops.
 --   E.add(line, op, message)   E.report(op, message) at the line being run
 function M.errors(source)
-  local file, list, seen, repeats = string.sub(source, 2), {}, {}, 0
+  local file, list, seen = string.sub(source, 2), {}, {}
   local E = { list = list }
   function E.add(line, op, message)
     if string.sub(message, 1, #file + 1) ~= file .. ":" then -- Lua's own messages name the place already
@@ -45,11 +44,7 @@ function M.errors(source)
       message = (line and line > 0 and format("%s:%d: ", file, line) or file .. ": ") .. message
     end
     message = string.sub(message, 1, 1000)
-    if seen[message] then
-      repeats = repeats + 1
-      if repeats > REPEATS_MAX then error(STOP, 0) end
-      return
-    end
+    if seen[message] then return end
     seen[message] = true
     list[#list + 1] = message
     if #list == ERRORS_MAX then list[#list + 1] = file .. ": too many errors; stopped here" end
@@ -118,7 +113,9 @@ end
 
 --- Adds a node; fails with C's message. label: name of the node.
 function Builder:node(op, inputs, attrs, label, dtype)
-  local id, message, status = self.graph:add { op = op, inputs = inputs, attrs = attrs, name = label, dtype = dtype, line = self.line }
+  local id, message, status = self.graph:add {
+    op = op, inputs = inputs, attrs = attrs, name = label, dtype = dtype, line = self.line,
+  }
   if status == "ENOMEM" then error("not enough memory", 0) end
   if not id and self.graph:count() >= native.nodes_max then
     self.errors.add(self.line, op, message)
@@ -202,7 +199,9 @@ function Builder:expand_names(text)
       self.symbols[name] = true
       return name
     end
-    if type(v) ~= "number" or v % 1 ~= 0 then fail("hyper-parameter '%s' is %s, wanted an integer extent", name, value.describe(v)) end
+    if type(v) ~= "number" or v % 1 ~= 0 then
+      fail("hyper-parameter '%s' is %s, wanted an integer extent", name, value.describe(v))
+    end
     return format("%.0f", v)
   end))
 end
@@ -210,7 +209,9 @@ end
 --- Dimension handle of what a blueprint gives as an extent: number, "name", "expression" or dimension.
 function Builder:dim(v, what)
   if type(v) == "number" then
-    if v % 1 ~= 0 or v < 0 or v > 2 ^ 40 then fail("%s is %s, wanted an integer from 0 to 2^40", what or "an extent", tostring(v)) end
+    if v % 1 ~= 0 or v < 0 or v > 2 ^ 40 then
+      fail("%s is %s, wanted an integer from 0 to 2^40", what or "an extent", tostring(v))
+    end
     return self.D:const(v)
   elseif type(v) == "string" then
     if #v > 200 then fail("%s is a long string, wanted a dimension", what or "an extent") end
@@ -220,7 +221,9 @@ function Builder:dim(v, what)
   end
   local record = hidden[v]
   if record and record.kind == "poison" then M.silent() end
-  if not record or record.kind ~= "dim" then fail("%s is %s, wanted a number, a name or a dimension", what or "an extent", value.describe(v)) end
+  if not record or record.kind ~= "dim" then
+    fail("%s is %s, wanted a number, a name or a dimension", what or "an extent", value.describe(v))
+  end
   if record.builder ~= self then fail("%s belongs to another blueprint", what or "an extent") end
   return record.dim
 end
@@ -232,8 +235,12 @@ function Builder:public_dim(d)
 end
 
 function Builder:shape(list, what)
-  if type(list) ~= "table" then fail("%s is %s, wanted a list of extents", what or "shape", value.describe(list)) end
-  if #list > native.rank_max then fail("%s has %d axes, at most %d are possible", what or "shape", #list, native.rank_max) end
+  if type(list) ~= "table" then
+    fail("%s is %s, wanted a list of extents", what or "shape", value.describe(list))
+  end
+  if #list > native.rank_max then
+    fail("%s has %d axes, at most %d are possible", what or "shape", #list, native.rank_max)
+  end
   local dims = {}
   for i = 1, #list do dims[i] = self:dim(list[i], (what or "shape") .. " axis " .. (i - 1)) end
   return dims
@@ -263,12 +270,16 @@ end
 function Builder:init(v, default)
   if v == nil then v = default end
   if type(v) == "number" then
-    if v ~= v or v == math.huge or v == -math.huge then fail("init is %s, wanted a finite number", tostring(v)) end
+    if v ~= v or v == math.huge or v == -math.huge then
+      fail("init is %s, wanted a finite number", tostring(v))
+    end
     return { init = "const", f0 = v, f1 = 0 }
   end
   local record = hidden[v]
   if record and record.kind == "poison" then M.silent() end
-  if not record or record.kind ~= "init" then fail("init is %s, wanted a number or a spec such as g.zeros", value.describe(v)) end
+  if not record or record.kind ~= "init" then
+    fail("init is %s, wanted a number or a spec such as g.zeros", value.describe(v))
+  end
   return record
 end
 

@@ -33,7 +33,9 @@ end
 
 local function whole(v, what)
   if v == value.poison then builder.silent() end
-  if type(v) ~= "number" or v % 1 ~= 0 or v < 1 or v > 2 ^ 31 then fail("%s is %s, wanted an integer from 1 to 2^31", what, describe(v)) end
+  if type(v) ~= "number" or v % 1 ~= 0 or v < 1 or v > 2 ^ 31 then
+    fail("%s is %s, wanted an integer from 1 to 2^31", what, describe(v))
+  end
   return v
 end
 
@@ -47,13 +49,12 @@ end
 local function fan_bias(fan_in) return value.init("uniform", -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)) end
 
 local function weighted(b, name, opts, shape, fan_in)
-  local inputs = { b:leaf("param", name .. ".weight", shape, b:init(opts.weight, value.init("kaiming_uniform", math.sqrt(5), 0))) }
-  if opts.bias ~= false then
-    local bias = opts.bias
-    if bias == true then bias = nil end
-    inputs[2] = b:leaf("param", name .. ".bias", { shape[1] }, b:init(bias, fan_bias(fan_in)))
-  end
-  return inputs[1], inputs[2]
+  local init = b:init(opts.weight, value.init("kaiming_uniform", math.sqrt(5), 0))
+  local weight = b:leaf("param", name .. ".weight", shape, init)
+  local bias = opts.bias
+  if bias == false then return weight end
+  if bias == true then bias = nil end
+  return weight, b:leaf("param", name .. ".bias", { shape[1] }, b:init(bias, fan_bias(fan_in)))
 end
 
 -- Scale and shift of a normalisation, appended to its inputs.
@@ -148,7 +149,9 @@ return function(plain)
     local id, opts = b:id(x), options(given, "momentum eps name affine weight bias")
     local rank, channels = b.graph:rank(id), b:known_extent(id, 1)
     local momentum = opts.momentum or 0.1
-    if type(momentum) ~= "number" or not (momentum >= 0 and momentum <= 1) then fail("momentum is %s, wanted 0 to 1", describe(momentum)) end
+    if type(momentum) ~= "number" or not (momentum >= 0 and momentum <= 1) then
+      fail("momentum is %s, wanted 0 to 1", describe(momentum))
+    end
     local name = b:layer_name("norm", opts.name)
     local mean = b:leaf("buffer", name .. ".running_mean", { channels }, b:init(zeros))
     local var = b:leaf("buffer", name .. ".running_var", { channels }, b:init(ones))
@@ -184,7 +187,9 @@ return function(plain)
 
   function M.dropout(b, x, p, ...)
     local rate = type(p) == "table" and (p.p or p[1]) or p
-    if type(rate) ~= "number" or not (rate >= 0 and rate < 1) then fail("p is %s, wanted 0 <= p < 1", describe(rate)) end
+    if type(rate) ~= "number" or not (rate >= 0 and rate < 1) then
+      fail("p is %s, wanted 0 <= p < 1", describe(rate))
+    end
     b:id(x)
     if not b.training or rate == 0 then return x end
     return plain.dropout(b, x, p, ...)

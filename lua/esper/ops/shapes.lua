@@ -13,7 +13,9 @@ local function default(v, d) if v == nil then return d end return v end
 
 local function whole(v, least, what)
   if v == value.poison then builder.silent() end
-  if type(v) ~= "number" or v % 1 ~= 0 or v < least then fail("%s is %s, wanted an integer of at least %d", what, describe(v), least) end
+  if type(v) ~= "number" or v % 1 ~= 0 or v < least then
+    fail("%s is %s, wanted an integer of at least %d", what, describe(v), least)
+  end
   return v
 end
 
@@ -43,7 +45,9 @@ return function(plain)
     end
     if known == 0 then fail("-1 in %s is ambiguous: the other extents multiply to 0", text) end
     local quotient = b.D:floordiv(total, known)
-    if b.D:mul(quotient, rest) ~= total then fail("%s does not fit %s: %s is not divisible by %d", text, b:describe(id), b.D:text(total), known) end
+    if b.D:mul(quotient, rest) ~= total then
+      fail("%s does not fit %s: %s is not divisible by %d", text, b:describe(id), b.D:text(total), known)
+    end
     return quotient
   end
 
@@ -159,12 +163,16 @@ return function(plain)
         sizes[i] = b:dim(size, "size " .. i)
         total = b.D:add(total, sizes[i])
       end
-      if total ~= extent then fail("sizes add up to %s, axis %d of %s is %s", b.D:text(total), axis, b:describe(id), b.D:text(extent)) end
+      if total ~= extent then
+        fail("sizes add up to %s, axis %d of %s is %s", b.D:text(total), axis, b:describe(id), b.D:text(extent))
+      end
     else
       local n = whole(how, 1, "number of parts")
       if n > 64 then fail("number of parts is %d, wanted at most 64", n) end
       local size = b.D:floordiv(extent, n)
-      if b.D:mul(size, b.D:const(n)) ~= extent then fail("axis %d of %s is not divisible by %d; give a list of sizes", axis, b:describe(id), n) end
+      if b.D:mul(size, b.D:const(n)) ~= extent then
+        fail("axis %d of %s is not divisible by %d; give a list of sizes", axis, b:describe(id), n)
+      end
       for i = 1, n do sizes[i] = size end
     end
     return pieces(b, id, axis, sizes)

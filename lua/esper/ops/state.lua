@@ -37,8 +37,12 @@ return function()
 
   function M.update(b, buffer, tensor)
     local id, new = b:id(buffer, "first argument"), b:id(tensor, "second argument")
-    if b.graph:op(id) ~= "buffer" then fail("first argument is %s made by %s, wanted a buffer", b:describe(id), b.graph:op(id)) end
-    if b:describe(id) ~= b:describe(new) then fail("new value is %s, buffer is %s", b:describe(new), b:describe(id)) end
+    if b.graph:op(id) ~= "buffer" then
+      fail("first argument is %s made by %s, wanted a buffer", b:describe(id), b.graph:op(id))
+    end
+    if b:describe(id) ~= b:describe(new) then
+      fail("new value is %s, buffer is %s", b:describe(new), b:describe(id))
+    end
     if b.training then b:root("update", b.graph:label(id), new) end
   end
 

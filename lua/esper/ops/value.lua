@@ -61,8 +61,8 @@ local function member(v, key)
 end
 
 local function opaque(extra)
-  local meta = { __index = member, __newindex = function(v) hidden[v].builder:report("assignment", "a tensor has no fields to set") end,
-                 __tostring = M.describe }
+  local function refuse(v) hidden[v].builder:report("assignment", "a tensor has no fields to set") end
+  local meta = { __index = member, __newindex = refuse, __tostring = M.describe }
   for k, f in pairs(arithmetic) do meta[k] = f end
   for k, f in pairs(extra or {}) do meta[k] = f end
   return class(meta)

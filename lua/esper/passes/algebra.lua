@@ -183,8 +183,9 @@ end
 
 -- Applies rules to n until none fires; the new id and whether one did.
 local function simplify(b, n, mode)
-  local g, fired = b.graph, false
+  local fired = false
   for _ = 1, ROUNDS do
+    local g = b.graph
     local op, found = g:op(n), nil
     for _, row in ipairs(by_op[op] or {}) do
       found = not (EVAL[op] and mode ~= "eval") and row[3](g, n, b) or nil
@@ -201,7 +202,7 @@ return {
   doc = "identities, merged views, constants as scale, transposes as flags, biases inside contractions",
   run = function(src, ctx)
     return ctx:rebuild(src, function(b, id)
-      if not by_op[src:op(id)] then return nil end
+      if not by_op[b.op[id]] then return nil end
       local n, fired = simplify(b, b:copy(id), ctx.mode)
       return n, not fired
     end)

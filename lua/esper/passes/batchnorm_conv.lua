@@ -30,7 +30,7 @@ local function over_channels(b, v, rank)
 end
 
 local function rule(b, id)
-  if b.src:op(id) ~= "batch_norm" then return nil end
+  if b.op[id] ~= "batch_norm" then return nil end
   local g, src = b.graph, b.src
   local x = b:input(id, 1)
   if not channels_second(g, x) then return nil end
@@ -51,7 +51,7 @@ local function rule(b, id)
   end
   shift = op("mul", shift, a)
   if bias then shift = op("add", shift, bias) end
-  local rank = g:rank(x)
+  local rank = b.graph:rank(x)
   return op("add", op("mul", x, over_channels(b, a, rank)), over_channels(b, shift, rank))
 end
 

@@ -22,7 +22,7 @@ return {
   run = function(src, ctx)
     local seen = {}
     return ctx:rebuild(src, function(b, id)
-      local op = src:op(id)
+      local op = b.op[id]
       if keep[op] then return nil end
       local key = key_of(b, id, op)
       if seen[key] then return seen[key] end

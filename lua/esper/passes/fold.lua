@@ -52,8 +52,9 @@ end
 
 local function rule(b, id)
   local src = b.src
-  local compute, round = RULES[src:op(id)], ROUND[src:dtype(id)]
-  if not compute or not round then return nil end
+  local compute = RULES[b.op[id]]
+  local round = compute and ROUND[src:dtype(id)]
+  if not round then return nil end
   local v = values(b.graph, b, id)
   if not v then return nil end
   local x = round(compute(src:attrs(id), v[1], v[2]))

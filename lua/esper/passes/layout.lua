@@ -75,7 +75,7 @@ return {
   doc = "pointwise work moves across permutes and reshapes where that saves a copy",
   run = function(src, ctx)
     return ctx:rebuild(src, function(b, id)
-      local op = src:op(id)
+      local op = b.op[id]
       if one[op] then return hoist(b, id) or sink(b, id) end
       if two[op] then return sink(b, id) end
     end)

@@ -71,8 +71,8 @@ function Builder:sole(new) return self.alone[new] ~= false end
 -- Of a graph that grows no more: its ops, which nodes are computed for a root, how many readers each has (a root counts
 -- as one), how many are dead. Kept with the graph: most passes change nothing and the next one asks again.
 local function survey(src)
-  if src.surveyed then return src.surveyed end
   local count = src:count()
+  if src.surveyed and src.surveyed.count == count then return src.surveyed end
   local s = { count = count, op = {}, uses = {}, live = {}, dead = 0 }
   local uses, live, op = s.uses, s.live, s.op
   for id = 0, count - 1 do

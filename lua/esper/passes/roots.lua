@@ -10,7 +10,7 @@ end
 
 -- An anchor that reads a bare constant reads a written-out copy of it.
 local function rule(b, id)
-  if not group.kind_of[b.src:op(id)] then return nil end
+  if not group.kind_of[b.op[id]] then return nil end
   local g, inputs, changed = b.graph, {}, false
   for k = 1, b.src:node(id).nin do
     inputs[k] = b:input(id, k)
