@@ -67,7 +67,7 @@ local function dot_columns(b, w, width, has_bias)
     b:g_set(w.b, b:g_add(w.b, w.bn))
   end
   b:each(w.depth, advance, function(mask)
-    local x = b:loads(a, w.ak_lane, 0, mask)
+    local x = b:loads(a, w.ak, 0, mask)
     for j = 1, width do b:set(acc[j], b:fma(x, b:load(ptr[j], 0, mask), acc[j])) end
   end)
   for j = 1, width do
@@ -84,8 +84,6 @@ end
 local function dot_block(k, o)
   return function(b)
     local w = arguments(b)
-    w.ak_lane = w.ak
-    w.ak = b:g_mulk(w.ak_lane, b.lanes)
     k:note(b, k.group.anchor)
     b:loop(w.wide, function() dot_columns(b, w, WIDE, o.bias) end)
     b:loop(w.columns, function() dot_columns(b, w, 1, o.bias) end)
@@ -96,9 +94,8 @@ local function columns_block(k, o)
   return function(b)
     local w = arguments(b)
     k:note(b, k.group.anchor)
-    local step_b, step_bias = b:g_mulk(w.bn, b.lanes), b:g_mulk(w.bias_step, b.lanes)
-    local advance = { w.out, { w.b, step = step_b } }
-    if o.bias then advance[3] = { w.bias, step = step_bias } end
+    local advance = { w.out, { w.b, step = w.bn } }
+    if o.bias then advance[3] = { w.bias, step = w.bias_step } end
     b:each(w.columns, advance, function(mask)
       local acc = b:splat(0)
       if o.bias then b:set(acc, b:loads(w.bias, w.bias_step, 0, mask)) end

@@ -8,8 +8,7 @@ local function copy_block(k, id)
   return function(b)
     local n, source, step, out = b:arg(0), b:arg(1), b:arg(2), b:arg(3)
     k:note(b, id)
-    local far = b:g_mulk(step, b.lanes)
-    b:each(n, { { source, step = far }, out }, function(mask) b:store(out, b:loads(source, step, 0, mask), 0, mask) end)
+    b:each(n, { { source, step = step }, out }, function(mask) b:store(out, b:loads(source, step, 0, mask), 0, mask) end)
   end
 end
 

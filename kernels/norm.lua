@@ -19,7 +19,9 @@ local function affine(b, y, weight, bias)
   return bias and b:add(y, bias) or y
 end
 
-local function centred(b, x, mean, scale, weight, bias) return affine(b, b:mul(b:sub(x, mean), scale), weight, bias) end
+local function centred(b, x, mean, scale, weight, bias)
+  return affine(b, b:mul(b:sub(x, mean), scale), weight, bias)
+end
 
 -- Statistics in order: { fold kind, element fn(b, x, earlier statistics...), finish = what the folded array becomes }.
 -- finish: "mean"; "rsqrt" = 1 / sqrt(mean + eps); "log".

@@ -66,7 +66,7 @@ describe("blueprint", function()
     local x = { x = { "batch", 8 } }
     one(x, function() end, "returned nil")
     one(x, function() return {} end, "no outputs")
-    one(x, function(g, t) return { ["a b"] = t } end, "'a b'")
+    one(x, function(g, t) return { ["a b"] = t, y = t } end, "'a b'")
     one(x, function(g, t) return { y = g.linear(t, 4, { name = "f" }) + g.linear(t, 4, { name = "f" }) } end, "is taken by line")
     one(x, function(g, t) g.param("w", { 2 }, g.zeros) g.param("w", { 2 }, g.ones) return { y = t } end, "is taken by line")
     one(x, function(g, t) local b = g.buffer("b", { 2 }) g.param("b", { 2 }, g.zeros) return { y = t } end, "is taken by line")

@@ -6,7 +6,7 @@ local native = require "esper.native"
 local validate = require "esper.validate"
 local C = native.C
 
-local SEED, SHAPES, PER_PAIR = 3, 8, 4
+local SEED, SHAPES, PER_PAIR = 3, 9, 5
 local SUBJECTS = {
   { "transformer/mlp", "dim=16 expand=2" }, { "transformer/attention", "dim=16 heads=2" }, { "cnn/conv_light", "channels=8" },
   { "transformer/norm", "dim=16" }, { "first/router_top2", "dim=16 experts=8" }, { "cnn/depthwise", "channels=8" },
@@ -23,6 +23,18 @@ local MUTATIONS = {
   { "sign lost", "= %-([%w_%[%]]+);", "= %1;" },
   { "comparison turned", " ([%w_%[%]]+) > ([%w_%[%]]+) %?", " %1 < %2 ?" },
 }
+
+-- Places where the mistake changes nothing: { mutation, place, why }.
+local EQUIVALENT = {
+  { "loop runs one too far", "t < hi", "a tile past the end is empty" },
+  { "loop runs one too far", "first < visible", "a block past the end is empty" },
+  { "subtraction swapped", "%(pos_%d+ %- start_%d+%)", "the two are equal where a tile begins" },
+  { "subtraction swapped", "%(low %- c0%)", "both are 0 without padding" },
+  { "constant wrong", "^5%.0f$", "where erfc's two forms meet" },
+}
+local function equivalent(name, piece)
+  for _, e in ipairs(EQUIVALENT) do if e[1] == name and piece:find(e[2]) then return true end end
+end
 
 local function object_of(unit)
   local out = native.gc(native.new "es_text", C.es_text_clear)
@@ -72,13 +84,14 @@ describe("mutants", function()
       for _, m in ipairs(MUTATIONS) do
         for _, place in ipairs(places(made.unit, m[2])) do
           local unit = mutate(made.unit, place, m[2], m[3])
-          local other = unit ~= made.unit and rebuilt(made, unit)
+          local piece = made.unit:sub(place[1], place[2])
+          local other = unit ~= made.unit and not equivalent(m[1], piece) and rebuilt(made, unit)
           if other and other.object ~= made.object then
             count = count + 1
             local c = validate.certify(other, { shapes = SHAPES, seed = SEED, torch = false })
             if c.passed then
               local line = select(2, unit:sub(1, place[1]):gsub("\n", "")) + 1
-              survived[#survived + 1] = ("%s: %s, line %d: %s"):format(subject[1], m[1], line, made.unit:sub(place[1], place[2]))
+              survived[#survived + 1] = ("%s: %s, line %d: %s"):format(subject[1], m[1], line, piece)
             else
               assert.truthy(c.failure:find "^draw %d+", c.failure)
               if not c.memory.passed then faults = faults + 1 end

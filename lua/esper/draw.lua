@@ -1,7 +1,8 @@
 --- Draws what a kernel is tested with: symbol values from the graph's own ranges, and data for every leaf.
 -- Between a graph and the certificate (validate.lua). Everything is a pure function of the seed.
 --
--- Shapes: edges first (everything 1, one symbol 0 where its range allows, a lane either side of 8 and 16, an odd mix), then
+-- Shapes: edges first (everything 1, one symbol 0 where its range allows, a lane either side of 8 and 16, one symbol
+-- larger than any block or tile, an odd mix), then
 -- random small sizes; a draw that makes an extent negative or the work too large is replaced by a smaller one.
 
 local native = require "esper.native"
@@ -66,6 +67,8 @@ function M.symbols(graph, index, seed)
     if edge == 1 then v = 1
     elseif edge == 2 then v = i == 1 and 0 or 3
     elseif edge == 3 then v = i == #symbols and 0 or 2
+    elseif edge == 7 then v = i == #symbols and 133 or 2 -- over one block of keys (attention), one buffer of a row
+    elseif edge == 8 then v = i == 1 and 261 or 2        -- over one tile of rows
     elseif shrink == 0 and edge < 12 then v = EDGES[(edge * 5 + i * 3) % #EDGES + 1]
     else v = 1 + random(math.max(1, math.floor(40 / 2 ^ (shrink / 3)))) end
     return math.max(symbols[i].min, math.min(symbols[i].max, v))
@@ -109,7 +112,8 @@ function M.kind(graph, id, index)
   if index % 2 == 0 and op == "param" then return "birth" end
   if op == "buffer" then return init == "ones" and "positive" or "small" end
   if init == "ones" then return "near_one" end
-  return init == "zeros" and "small" or "birth"
+  if init ~= "zeros" then return "birth" end
+  return index % 4 == 3 and "normal" or "small" -- small keeps a residual branch in range, normal reaches every branch of it
 end
 
 return M

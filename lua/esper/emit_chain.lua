@@ -3,19 +3,20 @@
 --
 -- A chain is given as
 --   nodes   { id, ... } in evaluation order
---   custom  { [id] = { inputs = { arg, ... }, compute = fn(b, values...) -> register } }   a node computed by the recipe
+--   custom  { [id] = { inputs = { arg, ... }, compute = fn(b, values...) -> register } }
+--                                 a node that the recipe computes; without compute: its first input
 --   given   { [id] = arg }        a value that is in memory already
 --   stores  { id, ... }           what is written to the group's outputs
---   out     { offset=, strides= } where in the outputs the space lies; nil: the space is the whole output, row-major
---   view    fn(arg) -> arg        how the space differs from group.space: applied to the group's own args; nil: not at all
+--   out     { offset=, strides= } where in the outputs the space lies; nil: it is all of them, row-major
+--   view    fn(arg) -> arg        applied to the group's own args where the space is not group.space
 -- with args as in architecture.md, or local ones: { at = char * expression, strides = dims of the space, minus = C
 -- expression subtracted from the element offset or nil, dtype = }.
 -- Nodes are cut into stages: a run of float nodes of one type is one vector block; casts, integer nodes and random draws are
 -- plain C loops (emit_scalar.lua). Values that cross stages pass through stack buffers, so runs are short then.
 -- Invariant: one stage reads all it needs of an element before it stores that element.
 
+local nodes = require "esper.vecmath_nodes"
 local stages = require "esper.emit_stage"
-local vecnode = require "esper.vecnode"
 
 local M = {}
 
@@ -101,9 +102,11 @@ function M.plan(k, spec)
   for _, id in ipairs(spec.nodes) do
     local inputs = {}
     local custom = plan.custom[id]
-    for i, arg in ipairs(custom and custom.inputs or k.group.args[id]) do inputs[i] = resolve(plan, arg, not custom) end
+    for i, arg in ipairs(custom and custom.inputs or k.group.args[id]) do
+      inputs[i] = resolve(plan, arg, not custom)
+    end
     plan.inputs[id] = inputs
-    if not custom and vecnode.random[k.graph:op(id)] then
+    if not custom and nodes.random[k.graph:op(id)] then
       plan.random[id] = true
       add_stage(plan, "random", id)
     end
@@ -111,7 +114,10 @@ function M.plan(k, spec)
   end
   find_crossings(plan)
   local buffers = count_buffers(plan)
-  if buffers > 0 then plan.piece = math.max(8, math.min(LONGEST, math.floor(BUFFERS / (8 * buffers) / 8) * 8)) end
+  if buffers > 0 then
+    local most = math.floor(BUFFERS / (8 * buffers)) -- elements of 8 bytes
+    plan.piece = math.max(8, math.min(LONGEST, most))
+  end
   plan.simple = #plan.stages == 0 or #plan.stages == 1 and plan.stages[1].kind == "vector"
   return plan
 end
@@ -133,7 +139,9 @@ function M.eval(k, space, start, n, spec)
                                 bytes = k:bytes(k.graph:dtype(id)) }
   end
   local random = next(plan.random) ~= nil
-  if random then operands[#operands + 1] = { index = true, offset = out.offset, strides = out.strides } end
+  if random then
+    operands[#operands + 1] = { index = true, offset = out.offset, strides = out.strides }
+  end
   k:walk{ extents = space, start = start, n = n, piece = plan.piece, operands = operands, body = function(w)
     local stores = {}
     for i, id in ipairs(spec.stores) do
@@ -155,7 +163,9 @@ function M.epilogue(k, options)
   local raw = { at = options.from, strides = k:contiguous(group.space), minus = options.start,
                 dtype = k.graph:dtype(group.anchor) }
   if not options.from then
-    if not k.stored then error("recipe " .. group.kind .. ": the anchor is no output, epilogue needs `from`", 2) end
+    if not k.stored then
+      error("recipe " .. group.kind .. ": the anchor is no output, so k:epilogue needs `from`", 3)
+    end
     raw.at, raw.minus = k:write(group.anchor), nil
   end
   if options.from and k.stored then

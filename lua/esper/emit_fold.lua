@@ -18,7 +18,8 @@ local vecmath = require "esper.vecmath"
 
 local M = {}
 local PIECE = 512
-local WORK, LONGEST, UNKNOWN = 16384, 256, 32 -- elements read per tile; positions per tile at most, and when extents are symbols
+local WORK = 16384                -- elements read per tile
+local LONGEST, UNKNOWN = 256, 32  -- kept positions per tile: at most, and when an extent is a symbol
 
 local function lane_max(b, v)
   if b.lanes == 1 then return v end
@@ -28,7 +29,9 @@ local function lane_max(b, v)
 end
 
 local KIND = {
-  sum = { first = 0, join = function(b, x, y) return b:add(x, y) end, lanes = function(b, v) return b:hadd(v) end },
+  sum = {
+    first = 0, join = function(b, x, y) return b:add(x, y) end, lanes = function(b, v) return b:hadd(v) end,
+  },
   max = { first = -math.huge, join = vecmath.maximum, lanes = lane_max },
 }
 
@@ -80,8 +83,9 @@ local function call_along(k, plan, spec, run, into)
     b:each(b:arg(0), advance, function(mask)
       local loaded = {}
       local value = stages.compute(plan, b, plan.stages[1], function(arg)
-        loaded[arg.source] = fixed[arg.source] or loaded[arg.source] or stages.load(b, bound[arg.source], mask)
-        return loaded[arg.source]
+        local i = arg.source
+        loaded[i] = fixed[i] or loaded[i] or stages.load(b, bound[i], mask)
+        return loaded[i]
       end)[k.group.anchor]
       local joined = kind.join(b, value, part)
       b:set(part, mask and b:select(mask, joined, part) or joined)

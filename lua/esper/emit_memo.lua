@@ -44,9 +44,11 @@ function M.fingerprint(graph, group)
     return numbers[id]
   end
   for _, id in ipairs(M.nodes(group)) do
-    put(id == group.anchor and "anchor" or "node", number(id), graph:op(id), graph:dtype(id), text_of(graph:shape(id)),
-      attributes(graph, id))
-    for _, input in ipairs(graph:inputs(id)) do put("of", graph:dtype(input), text_of(graph:shape(input))) end
+    put(id == group.anchor and "anchor" or "node", number(id), graph:op(id), graph:dtype(id),
+      text_of(graph:shape(id)), attributes(graph, id))
+    for _, input in ipairs(graph:inputs(id)) do
+      put("of", graph:dtype(input), text_of(graph:shape(input)))
+    end
     for _, arg in ipairs(group.args[id]) do
       if arg.const then put("const", text_of(arg.const), arg.dtype)
       elseif arg.node then put("value", number(arg.node))

@@ -5,7 +5,7 @@
 -- once, 1 loaded whole, any other gathered by a byte stride that is passed along.
 
 local scalar = require "esper.emit_scalar"
-local vecnode = require "esper.vecnode"
+local nodes = require "esper.vecmath_nodes"
 
 local M = {}
 
@@ -71,9 +71,9 @@ function M.compute(plan, b, stage, fetch)
       value[id] = custom.compute and custom.compute(b, unpack(regs)) or regs[1]
     else
       if plan.random[id] then
-        regs[#regs + 1], regs[#regs + 2] = fetch({ random = id, part = 1 }), fetch({ random = id, part = 2 })
+        for part = 1, nodes.random[k.graph:op(id)] do regs[#regs + 1] = fetch { random = id, part = part } end
       end
-      value[id] = vecnode.node(b, k.graph, id, regs)
+      value[id] = nodes.node(b, k.graph, id, regs)
     end
   end
   return value
@@ -81,10 +81,14 @@ end
 
 -- ---- running a chain over one run ----
 
--- What stage nodes read from memory, each once, in order: { { key=, arg= }, ... }.
+local function input_key(arg)
+  if arg.source then return "s" .. arg.source end
+
+-- What the nodes of a stage read from memory, each once, in order; and its number by input_key.
 local function memory_inputs(plan, stage)
   local list, seen = {}, {}
-  local function need(arg, key)
+  local function need(arg)
+    local key = input_key(arg)
     if not seen[key] then
       seen[key] = #list + 1
       list[#list + 1] = arg
@@ -92,20 +96,18 @@ local function memory_inputs(plan, stage)
   end
   for _, id in ipairs(stage.nodes) do
     for _, arg in ipairs(plan.inputs[id]) do
-      if arg.source then need(arg, "s" .. arg.source) end
-      if arg.node and plan.stage_of[arg.node] ~= stage then need(arg, "n" .. arg.node) end
+      if arg.source or arg.node and plan.stage_of[arg.node] ~= stage then need(arg) end
     end
     if plan.random[id] then
-      for part = 1, vecnode.random[plan.k.graph:op(id)] do
-        need({ random = id, part = part }, "r" .. id .. ":" .. part)
+      for part = 1, nodes.random[plan.k.graph:op(id)] do
+        need { random = id, part = part }
       end
     end
   end
   return list, seen
 end
 
-local function input_key(arg)
-  return arg.source and "s" .. arg.source or arg.node and "n" .. arg.node or "r" .. arg.random .. ":" .. arg.part
+  return arg.node and "n" .. arg.node or "r" .. arg.random .. ":" .. arg.part
 end
 
 -- Where `arg` lies during this run: { ptr=, step=, dtype= }.
@@ -145,7 +147,6 @@ local function run_vector(plan, stage, run)
       local loaded = {}
       local value = M.compute(plan, b, stage, function(arg)
         local i = seen[input_key(arg)]
-        if not i then return nil end -- a second random number that the op does not draw
         loaded[i] = hoisted[i] or loaded[i] or M.load(b, bound[i], mask)
         return loaded[i]
       end)
@@ -158,7 +159,7 @@ end
 local function run_scalar(plan, stage, run)
   local k, id = plan.k, stage.nodes[1]
   local op, arg = k.graph:op(id), plan.inputs[id][1]
-  if not plan.custom[id] and not vecnode.copies[op] then
+  if not plan.custom[id] and not nodes.copies[op] then
     error(("no kernel for op %s on %s: cast its inputs to f32 or f64 first"):format(op, k.graph:dtype(id)), 0)
   end
   scalar.copy(k, arg.const and arg or located(plan, run, arg), plan.place[id], run.n)
@@ -184,7 +185,7 @@ function M.run(plan, run, stores)
   plan.place = {}
   for _, id in ipairs(plan.nodes) do
     plan.place[id] = stores[id] or plan.crosses[id] and buffer(plan, id) or nil
-    for part = 1, plan.random[id] and vecnode.random[plan.k.graph:op(id)] or 0 do
+    for part = 1, plan.random[id] and nodes.random[plan.k.graph:op(id)] or 0 do
       plan.place[id .. ":" .. part] = buffer(plan, id)
     end
   end

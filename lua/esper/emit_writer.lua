@@ -4,19 +4,19 @@
 -- What a recipe sees:
 --   k.graph  k.dims (D)  k.isa  k.group   k:lanes(dtype)   k:bytes(dtype)   k.unit
 --   k:step{ tiles=dim, label=text }   starts a function (const args *a, long lo, long hi); ends the one before.
---        The recipe loops over its tiles: k:tiles(function(t) ... end) writes `for (long t = lo; t < hi; t++)`.
---   k:range(t, size, count) -> start, n   C names: tile t of `size` (number) out of `count` (dim) elements
---   k:line(fmt, ...)  k:open(fmt, ...)  k:close(tail)   C text, indented; no % formatting when there are no arguments
+--        The recipe loops over its tiles: k:tiles(fn(t)) writes `for (long t = lo; t < hi; t++)`.
+--   k:range(t, size, count) -> start, n   C names: tile t, `size` (number) of `count` (dim) elements
+--   k:line(fmt, ...)  k:open(fmt, ...)  k:close(tail)   C text, indented; formatted when there are arguments
 --   k:name(prefix)    a fresh C name in this function        k:atom(expr)   parenthesised where needed
 -- Operands. All are expressions of type `char *`; a base, without offset:
 --   k:read(arg)  k:write(id)  k:temp(bytes_dim) -> handle, k:ptr(handle)
---   k:at(arg, { index, ... })  address of one element: base + bytes * (offset + sum index * stride); an index is a C
---        expression (long) or a number; missing ones are 0
+--   k:at(arg, { index, ... })  address of one element: base + bytes * (offset + sum index * stride);
+--        an index is a C expression (long) or a number; missing ones are 0
 --   k:dim(d)          C expression (long) of a dimension: a literal or a local; always safe to multiply
 --   k:offset(offset, strides, { index, ... })   the element offset alone, as a C expression
 --   k:key(stream)     `const unsigned *`         k:fault(arg)   C statement reporting a bad index in operand arg
---   k:buffer(dtype, count) -> name   array on the stack (T name[count]), 16-byte aligned enough for block use
---        (blocks need no alignment); all buffers of a function together stay under 56 KiB, else an error
+--   k:buffer(dtype, count) -> name   array on the stack (T name[count]); all buffers of a function together
+--        stay under 56 KiB, else an error
 --   k:ctype(dtype)    its C type          k:raw(expr, dtype) -> "((T *)expr)"
 -- Vector blocks:
 --   k:block(fn, dtype) -> name   fn(b) builds it; dtype ("f32" "f64" "i32" "i64") defaults to the anchor's
@@ -27,18 +27,20 @@
 --   k:collapse(extents, { strides, ... }) -> extents, { strides, ... }   drops extents 1, merges adjacent axes that
 --        every stride list walks as one; at least one axis is left
 -- Loops (emit_rows.lua):
---   k:walk{ extents=, start=, n=, piece=, operands={ { at=, offset=, strides=, bytes=, minus= }, ... }, body=fn(w) }
---        visits elements start .. start + n - 1 (C expressions) of a row-major space in runs along its innermost
---        collapsed axis (at most `piece` elements, a number). w.n, w.pos: C names of the run's length and first linear
---        index; w[i] = { ptr = C name of operand i's address, step = its stride along the run (dim, elements) }.
---        minus: C expression subtracted from the element offset. { index=true, offset=, strides= }: the offset itself.
+--   k:walk{ extents=, start=, n=, piece=, operands={ { at=, offset=, strides=, bytes=, minus= }, ... },
+--           body=fn(w) }
+--        visits elements start .. start + n - 1 (C expressions) of a row-major space in runs along its
+--        innermost collapsed axis (at most `piece` elements, a number). w.n, w.pos: C names of the run's
+--        length and first linear index; w[i] = { ptr = C name of operand i's address, step = its stride
+--        along the run (dim, elements) }. minus: C expression subtracted from the element offset.
+--        An operand { index=true, offset=, strides= } gives the offset itself.
 -- The group's pointwise work (emit_chain.lua):
 --   k.stored          true when the anchor itself is an output of the group
---   k:epilogue{ start=, n=, from= }   applies the epilogue to n consecutive elements of the anchor's output, from linear
---        (row-major) index `start`; `from`: char * expression of the raw anchor values, contiguous. Without `from` the recipe
---        has already written them to k:write(anchor) at start (allowed when k.stored). Any start and n are right; one
---        call per output row is cheapest. Stores every output of the group; n <= 0 does nothing.
---        `from` may point to the same memory as an output at `start`.
+--   k:epilogue{ start=, n=, from= }   applies the epilogue to n consecutive elements of the anchor's output,
+--        from linear (row-major) index `start`; `from`: char * expression of the raw anchor values,
+--        contiguous. Without `from` the recipe has already written them to k:write(anchor) at start (allowed
+--        when k.stored). Any start and n are right; one call per output row is cheapest. Stores every output
+--        of the group; n <= 0 does nothing. `from` may point to an output of the same dtype at `start`.
 
 local chain = require "esper.emit_chain"
 local native = require "esper.native"
@@ -47,7 +49,9 @@ local vec = require "esper.vec"
 
 local M = {}
 
-local CTYPE = { f32 = "float", f64 = "double", i32 = "int", i64 = "long", u8 = "unsigned char", bool = "unsigned char" }
+local CTYPE = {
+  f32 = "float", f64 = "double", i32 = "int", i64 = "long", u8 = "unsigned char", bool = "unsigned char",
+}
 local STACK_LIMIT = 56 * 1024 -- of one function; the rest of a 64 KiB frame is for spills and locals
 
 local Writer = {}
@@ -127,7 +131,8 @@ local function once(self, key, prefix, list, entry, declare)
     list[#list + 1] = entry
     name = prefix .. (#list - 1)
     self.seen[key] = name
-    self.head[#self.head + 1] = ("  %s = %s;\n"):format(declare:format(name), self.source[prefix]:format(#list - 1))
+    local value = self.source[prefix]:format(#list - 1)
+    self.head[#self.head + 1] = ("  %s = %s;\n"):format(declare:format(name), value)
   end
   return name
 end
@@ -205,7 +210,8 @@ end
 function Writer:bytes(dtype) return native.dtypebytes[dtype] end
 
 function Writer:ctype(dtype)
-  return CTYPE[dtype] or error(("recipe %s: no arithmetic on %s yet; cast to f32"):format(self.group.kind, dtype), 2)
+  return CTYPE[dtype]
+    or error(("recipe %s: no arithmetic on %s yet; cast to f32"):format(self.group.kind, dtype), 2)
 end
 
 function Writer:raw(expr, dtype) return ("((%s *)%s)"):format(self:ctype(dtype), self:atom(expr)) end

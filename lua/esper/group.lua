@@ -3,18 +3,20 @@
 --
 -- Invariant: every group has a position; a node's operands lie in groups of smaller positions, or in its own group and
 -- then at the very same element. Every move below is made only when it keeps this, so running the groups by position
--- is right and there are no cycles. `group.verify` checks the finished list again by replaying it.
+-- is right and there are no cycles. group_form.lua writes the finished groups down and checks them by replaying.
 --
 -- Nodes are placed in graph order. An anchor opens a group. A pointwise node joins the group of its latest operand
 -- when it reads that operand element for element; groups of pointwise work move to where they can be fused:
 --   into an earlier group, when all they read is ready before it;
 --   into a later group, when nothing placed in between reads them.
 local facts = require "esper.facts"
+local form = require "esper.group_form"
 local views = require "esper.views"
-local M = {}
+local M = { verify = form.verify }
 
 -- Limits of one group: they bound registers, operands and stack buffers of a generated function.
 local MAX_NODES, MAX_OPERANDS = 40, 24
+local MAX_READERS = 64 -- of a node, to look at before its group is moved: keeps grouping linear
 local SMALL = 65536 -- elements up to which unrelated pointwise work of one shape is run together
 
 local kind_of = {
@@ -152,7 +154,9 @@ end
 -- Does nothing placed before `target` read `group` from outside, and `target` itself only in its epilogue, directly?
 function Builder:unread_before(group, target)
   for _, id in ipairs(group.nodes) do
-    for _, reader in ipairs(self.readers[id] or {}) do
+    local readers = self.readers[id] or {}
+    if #readers > MAX_READERS then return false end
+    for _, reader in ipairs(readers) do
       local home = self.home[reader]
       if home and home ~= group then
         if home.pos < target.pos then return false end
@@ -277,66 +281,6 @@ function Builder:place(id)
   if takes_prologue[kind] then self:absorb(group) end
 end
 
--- ---- the finished form ----
-
-local vector_axis = { -- inputs (from this one on) that are vectors along one axis of the node
-  bias_add = function(f, id) return 2, f.graph:attr(id, "axis") + 1 end,
-  batch_norm = function() return 2, 2 end,
-}
-
--- Strides of input i of a pointwise node in its iteration space.
-local function in_space(f, id, i, at, shape)
-  local from, axis
-  if vector_axis[f.op[id]] then from, axis = vector_axis[f.op[id]](f, id) end
-  if not from or i < from then return views.broadcast(f.D, shape, at.strides, f.shape[id]) end
-  local strides = {}
-  for k = 1, #f.shape[id] do strides[k] = k == axis and at.strides[1] or f.D:const(0) end
-  return strides
-end
-
-local function arg_of(at, strides)
-  if at.const then return { const = at.const, dtype = at.dtype } end
-  return { base = at.base, offset = at.offset, strides = strides, dtype = at.dtype }
-end
-
-function Builder:args(group, id)
-  local f, v, out = self.f, self.v, {}
-  local function add(i, at, shape)
-    local operand = not at.const and self.home[at.base] == group
-    if operand then
-      out[i] = { node = at.base }
-    elseif at.const or id == group.anchor then
-      out[i] = arg_of(at, at.strides)
-    else
-      out[i] = arg_of(at, in_space(f, id, i, at, shape))
-    end
-  end
-  if v.copies[id] then
-    add(1, v.copies[id], f.shape[id])
-  else
-    for i, input in ipairs(f.ins[id]) do add(i, v.at[input], f.shape[input]) end
-  end
-  return out
-end
-
-local function numeric(a, b) return a < b end
-
-function Builder:finish(group)
-  local f = self.f
-  local out = { kind = group.kind, anchor = group.anchor, prologue = group.prologue, epilogue = {}, outputs = {}, args = {} }
-  table.sort(group.nodes, numeric)
-  for _, id in ipairs(group.nodes) do
-    if id ~= group.anchor then out.epilogue[#out.epilogue + 1] = id end
-    out.space = f.shape[id]
-    local stored = self.wanted[id]
-    for _, reader in ipairs(self.readers[id] or {}) do stored = stored or self.home[reader] ~= group end
-    if stored then out.outputs[#out.outputs + 1] = id end
-    out.args[id] = self:args(group, id)
-  end
-  for _, id in ipairs(group.prologue) do out.args[id] = self:args(group, id) end
-  return out
-end
-
 -- Names the root, if any, that has no storage of its own to be given; the pass `roots` cures all of them.
 local function bad_root(f)
   local seen = {}
@@ -363,42 +307,9 @@ function M.build(graph)
   end
   local groups = {}
   for _, group in ipairs(b.list) do
-    if not group.gone then groups[#groups + 1] = b:finish(group) end
+    if not group.gone then groups[#groups + 1] = form.finish(b, group) end
   end
   return { groups = groups, alias = b.v.alias, facts = f, views = b.v }
-end
-
---- Replays the groups: every operand read must be stored before, every root stored once. true | nil, message.
-function M.verify(result)
-  local f, ready = result.facts, {}
-  for id = 0, f.n - 1 do ready[id] = facts.leaf[f.op[id]] or nil end
-  for n, group in ipairs(result.groups) do
-    local inside = {}
-    local function check(id)
-      for i, arg in ipairs(group.args[id]) do
-        if arg.base and not ready[arg.base] or arg.node and not inside[arg.node] then
-          return nil, ("group %d (%s): input %d of %%%d %s reads %%%d, which nothing stored before")
-            :format(n, group.kind, i, id, f.op[id], arg.base or arg.node)
-        end
-      end
-      inside[id] = true
-      return true
-    end
-    for _, list in ipairs { group.prologue, { group.anchor }, group.epilogue } do
-      for _, id in ipairs(list) do
-        local ok, why = check(id)
-        if not ok then return nil, why end
-      end
-    end
-    for _, id in ipairs(group.outputs) do
-      if ready[id] then return nil, ("group %d stores %%%d a second time"):format(n, id) end
-      ready[id] = true
-    end
-  end
-  for _, root in ipairs(f.roots) do
-    if not ready[result.views.at[root.node].base] then return nil, ("root '%s' is never stored"):format(root.name) end
-  end
-  return true
 end
 
 return M

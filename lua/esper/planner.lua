@@ -109,8 +109,8 @@ local function typical(D)
 end
 
 local function overlaps(slot, life)
-  for _, other in ipairs(slot.lives) do
-    if life.first <= other.last and other.first <= life.last then return true end
+  for n = life.first, life.last do
+    if slot.busy[n] then return true end
   end
   return false
 end
@@ -132,10 +132,10 @@ function Planner:share(list)
       end
     end
     if not best then
-      best = { index = check(C.es_plan_slot(self.plan)), lives = {}, size = life.size, bytes = life.bytes, given = {} }
+      best = { index = check(C.es_plan_slot(self.plan)), busy = {}, size = life.size, bytes = life.bytes, given = {} }
       slots[#slots + 1] = best
     end
-    best.lives[#best.lives + 1] = life
+    for n = life.first, life.last do best.busy[n] = true end
     life.slot = best.index
     if not best.given[life.bytes] then
       best.given[life.bytes] = true

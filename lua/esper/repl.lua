@@ -104,12 +104,16 @@ end
 
 -- ---- the loop ----
 
--- A chunk that is an expression is returned; unfinished text gives nil, "more".
+-- A chunk that is an expression is returned; unfinished text gives nil, "more". Chunks are interpreted, so that Ctrl-C, which
+-- acts through a hook, stops their loops: LuaJIT's compiled code runs no hooks.
 local function compile(code, env)
   local chunk = loadstring("return " .. code, "=input") or nil
   local why
   if not chunk then chunk, why = loadstring(code, "=input") end
-  if chunk then return setfenv(chunk, env) end
+  if chunk then
+    jit.off(chunk, true)
+    return setfenv(chunk, env)
+  end
   if why:find("near '<eof>'", 1, true) then return nil, "more" end
   return nil, why
 end
@@ -141,6 +145,7 @@ function M.run(rearm)
     line.complete(function(word, whole, start) return M.candidates(env, word, whole, start) end)
   end
   while true do
+    if rearm then rearm() end
     local ok, code, chunk, why = pcall(read_chunk, line, env)
     if not ok then
       print("(interrupted)")
@@ -151,7 +156,6 @@ function M.run(rearm)
       if not chunk then
         print("error: " .. problem(why))
       else
-        if rearm then rearm() end
         local results = { pcall(chunk) }
         if not results[1] then print("error: " .. problem(results[2])) end
         for i = 2, table.maxn(results) do print(show(results[i], 0)) end

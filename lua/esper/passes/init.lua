@@ -19,9 +19,10 @@ local M = {}
 
 local ORDER = { "canonical", "fold", "algebra", "batchnorm_conv", "cse", "layout", "dead", "roots" }
 
-local function copy(t)
+local copy
+function copy(t)
   local out = {}
-  for k, v in pairs(t) do out[k] = v end
+  for k, v in pairs(t) do out[k] = type(v) == "table" and k == "modes" and copy(v) or v end
   return out
 end
 
@@ -39,10 +40,18 @@ local function digest(text)
   return native.string(hex)
 end
 
+local same
+function same(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" then return a == b end
+  for k, v in pairs(a) do if not same(v, b[k]) then return false end end
+  for k in pairs(b) do if a[k] == nil then return false end end
+  return true
+end
+
+-- Is it a pass of the library, untouched?
 local function own(pass)
   for _, name in ipairs(ORDER) do
-    local known = require("esper.passes." .. name)
-    if pass.name == known.name and pass.run == known.run and pass.version == known.version then return true end
+    if name == pass.name then return same(pass, require("esper.passes." .. name)) end
   end
   return false
 end
@@ -104,6 +113,30 @@ local function wanted(pass, mode)
   return false
 end
 
+-- What a graph is to its users: roots and inputs with dtype and shape, as text.
+local function interface(graph)
+  local D, lines = graph:dims(), {}
+  local function add(what, name, id)
+    local shape = graph:shape(id)
+    for k, d in ipairs(shape) do shape[k] = D:text(d) end
+    lines[#lines + 1] = ("%s '%s' %s[%s]"):format(what, name, graph:dtype(id), table.concat(shape, ", "))
+  end
+  for id = 0, graph:count() - 1 do
+    if graph:op(id) == "input" then add("input", graph:label(id), id) end
+  end
+  for _, root in ipairs(graph:roots()) do add(root.kind, root.name, root.node) end
+  table.sort(lines)
+  return lines
+end
+
+-- nil, or what a user's pass did to inputs and roots.
+local function changed_interface(before, after)
+  local was, is = interface(before), interface(after)
+  for i = 1, math.max(#was, #is) do
+    if was[i] ~= is[i] then return ("has %s where there was %s"):format(is[i] or "nothing", was[i] or "nothing") end
+  end
+end
+
 -- One pass, judged: new graph, changed | nil, message, status.
 local function step(pass, graph, ctx)
   local ok, result, changed = pcall(pass.run, graph, ctx)
@@ -117,7 +150,8 @@ local function step(pass, graph, ctx)
   end
   if result ~= graph then
     local sound, why = result:check()
-    if not sound then return nil, ("pass '%s' broke the graph: %s"):format(pass.name, why), "EINTERNAL" end
+    why = sound and pass.stamped and changed_interface(graph, result) or why
+    if not sound or why then return nil, ("pass '%s' broke the graph: %s"):format(pass.name, why), "EINTERNAL" end
   end
   return result, changed or 0
 end

@@ -1,6 +1,6 @@
 --- Pointwise nodes on vector registers: the lowering of every pointwise and random op of ops.def. Used by emit_chain.lua.
 --
---   node(b, graph, id, v) -> register   v = registers of the node's inputs; random ops get their uniform numbers after them
+--   node(b, graph, id, v) -> register   v = registers of the node's inputs, and of a random op's uniform numbers
 --   random[op] = how many uniform numbers the op draws
 
 local vm = require "esper.vecmath"
@@ -11,7 +11,9 @@ local function same(_, x) return x end
 
 --- Ops whose value is their input's, perhaps in another dtype; the operand's strides do the rest.
 M.copies = {}
-for op in ("cast stop_grad checkpoint telemetry_probe reshape permute slice expand"):gmatch "%S+" do M.copies[op] = same end
+for op in ("cast stop_grad checkpoint telemetry_probe reshape permute slice expand"):gmatch "%S+" do
+  M.copies[op] = same
+end
 
 -- p as the nearest float: the oracle and every kernel compare the 24-bit uniform number with that.
 local function to_float(p)
