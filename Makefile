@@ -58,7 +58,8 @@ $(G)/tcc.o: $(LIBTCC)
 $(BUILD)/obj/run/oracle%.o: CFLAGS += -O3
 $(BUILD)/obj/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE) $(CFLAGS) -MMD -MP -c $< -o $@
+	@echo "cc $<"
+	@$(CC) $(BASE) $(CFLAGS) -MMD -MP -c $< -o $@
 $(BUILD)/obj/embedded.o: $(G)/embedded.c
 	@mkdir -p $(@D)
 	$(CC) $(BASE) $(CFLAGS) -c $< -o $@

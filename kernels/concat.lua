@@ -1,9 +1,11 @@
---- Recipe: concatenation. Every input is one step that copies it, through the epilogue, to its region of the outputs.
+--- Recipe: concatenation. Every input is one step that copies it, through the epilogue, to its
+-- region of the outputs.
 local chain = require "esper.emit_chain"
 
 local TILE = 16384
 
--- The epilogue's operands are given over the whole output; the region begins `from` elements along `axis`.
+-- The epilogue's operands are given over the whole output; the region begins `from` elements along
+-- `axis`.
 local function shifted(D, axis, from)
   return function(arg)
     local moved = {}

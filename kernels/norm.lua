@@ -1,8 +1,10 @@
---- Recipe: softmax, log_softmax, layer_norm, rms_norm, group_norm. Statistics of a few rows at a time are folded into stack arrays, then
--- the rows are written once, affine weights and epilogue included; pointwise work in front is recomputed in every pass.
+--- Recipe: softmax, log_softmax, layer_norm, rms_norm, group_norm. Statistics of a few rows at a
+-- time are folded into stack arrays, then the rows are written once, affine weights and epilogue
+-- included; pointwise work in front is recomputed in every pass.
 --
--- A row is the set of elements that share statistics. Rows are numbered by their kept axes; where the reduced axes are the last ones
--- the rows of a tile are one run of the output, else (softmax along an inner axis) a tile is written slice by slice.
+-- A row is the set of elements that share statistics. Rows are numbered by their kept axes; where
+-- the reduced axes are the last ones the rows of a tile are one run of the output, else (softmax
+-- along an inner axis) a tile is written slice by slice.
 local chain = require "esper.emit_chain"
 local fold = require "esper.emit_fold"
 local vecmath = require "esper.vecmath"
@@ -23,8 +25,8 @@ local function centred(b, x, mean, scale, weight, bias)
   return affine(b, b:mul(b:sub(x, mean), scale), weight, bias)
 end
 
--- Statistics in order: { fold kind, element fn(b, x, earlier statistics...), finish = what the folded array becomes }.
--- finish: "mean"; "rsqrt" = 1 / sqrt(mean + eps); "log".
+-- Statistics in order: { fold kind, element fn(b, x, earlier statistics...), finish = what the
+-- folded array becomes }. finish: "mean"; "rsqrt" = 1 / sqrt(mean + eps); "log".
 local OP = {
   softmax = {
     { "max", plain }, { "sum", above },
@@ -64,7 +66,8 @@ local function split_channels(k, groups, shape)
   return split(shape, k.dims:const(groups), per), view
 end
 
--- { space=, view=, reduced={axes}, kept={axes} } of a norm node; affine = the axis its weights' first axis lies on.
+-- { space=, view=, reduced={axes}, kept={axes} } of a norm node; affine = the axis its weights'
+-- first axis lies on.
 local function layout(k, id)
   local op, shape = k.graph:op(id), k.graph:shape(id)
   local l = { space = shape, view = function(arg) return arg end, reduced = {}, kept = {}, affine = #shape }
@@ -121,7 +124,8 @@ local function finish(k, how, array, n, terms)
   end), { n, array })
 end
 
--- Folds the statistics of kept positions start .. start + n - 1; gives them as arguments of the space.
+-- Folds the statistics of kept positions start .. start + n - 1; gives them as arguments of the
+-- space.
 local function statistics(k, l, size, start, n)
   local group, stats = k.group, {}
   local id = group.anchor
@@ -169,7 +173,8 @@ local function emit_rows(k, l)
   end)
 end
 
--- One reduced axis with `inner` elements behind it: a tile is some neighbouring columns of one outer position.
+-- One reduced axis with `inner` elements behind it: a tile is some neighbouring columns of one
+-- outer position.
 local function emit_columns(k, l, inner)
   local outer = k:product({ unpack(l.space, 1, l.reduced[1] - 1) })
   local extent = l.space[l.reduced[1]]

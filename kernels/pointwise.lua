@@ -1,4 +1,5 @@
---- Recipe: groups of pointwise nodes only, copies and casts included. One pass over the space, all values in registers.
+--- Recipe: groups of pointwise nodes only, copies and casts included. One pass over the space, all
+-- values in registers.
 local chain = require "esper.emit_chain"
 
 local TILE = 16384 -- elements of a tile: some 64 KiB an operand, small beside a second-level cache

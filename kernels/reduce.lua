@@ -1,5 +1,6 @@
---- Recipe: sum, mean, maximum, variance over a set of axes. A tile is a run of outputs, kept in a stack array while the reduced
--- axes pass by; pointwise work in front is computed at every load, work behind on the finished run.
+--- Recipe: sum, mean, maximum, variance over a set of axes. A tile is a run of outputs, kept in a
+-- stack array while the reduced axes pass by; pointwise work in front is computed at every load,
+-- work behind on the finished run.
 local fold = require "esper.emit_fold"
 
 local function plain(_, x) return x end

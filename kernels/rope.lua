@@ -1,10 +1,11 @@
---- Recipe: rotary position embedding. A tile is one token: the table of its angles is made once, in double precision, and turns the
--- pairs of every batch and head.
+--- Recipe: rotary position embedding. A tile is one token: the table of its angles is made once, in
+-- double precision, and turns the pairs of every batch and head.
 local vecmath = require "esper.vecmath"
 
 local CHUNK = 128 -- pairs a pass: a table of 2 KiB
 
--- c[i], s[i] = cos, sin of token * e^(scale (first + i)), scale = -2 ln(base) / d; angles up to 1.5e6 (vecmath.lua).
+-- c[i], s[i] = cos, sin of token * e^(scale (first + i)), scale = -2 ln(base) / d; angles up to
+-- 1.5e6 (vecmath.lua).
 local function angles(b)
   local n, c, s = b:arg(0), b:arg(3), b:arg(4)
   local scale, token = b:bcast(b:arg(2)), b:bcast(b:arg(2), 8)
@@ -31,7 +32,8 @@ local function table_of(k, dtype, t, first, n, scale)
   return narrow
 end
 
--- Words: n, x of the first halves, x of the second halves, byte stride of x, cos, sin, two results (contiguous).
+-- Words: n, x of the first halves, x of the second halves, byte stride of x, cos, sin, two results
+-- (contiguous).
 local function turn(b)
   local n, x, y, step, c, s, u, v = b:arg(0), b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5), b:arg(6), b:arg(7)
   b:each(n, { { x, step = step }, { y, step = step }, c, s, u, v }, function(mask)

@@ -70,7 +70,7 @@ describe("blueprint", function()
     one(x, function(g, t) return { y = g.linear(t, 4, { name = "f" }) + g.linear(t, 4, { name = "f" }) } end, "is taken by line")
     one(x, function(g, t) g.param("w", { 2 }, g.zeros) g.param("w", { 2 }, g.ones) return { y = t } end, "is taken by line")
     one(x, function(g, t) local b = g.buffer("b", { 2 }) g.param("b", { 2 }, g.zeros) return { y = t } end, "is taken by line")
-    one({ x = { "batch", 8 }, ["1"] = { 2 } }, function(g, t) return { y = t.x } end, "name is '1'")
+    one({ x = { "batch", 8 }, ["1 2"] = { 2 } }, function(g, t) return { y = t } end, "name is '1 2'")
     local graph, errors = build { inputs = x, build = function() end }
     assert.truthy(not graph and table.concat(errors, "\n"):find("did you mean 'input'", 1, true))
   end)

@@ -31,6 +31,9 @@ local MAY_INCLUDE = {
 local SOLE = { ["libtcc.h"] = "src/jit/tcc.c", ["lmdb.h"] = "src/store/lmdb.c", ["pthreadpool.h"] = "src/run/pool.c",
   ["cpuinfo.h"] = "src/vec/isa.c" }
 
+-- These fork, and their children may end themselves.
+local IN_CHILD = { ["src/run/guard.c"] = true, ["src/store/health.c"] = true }
+
 local function allowed(list, folder)
   for _, f in ipairs(list) do if f == folder then return true end end
 end
@@ -56,35 +59,39 @@ for _, path in ipairs(files "-name '*.[ch]' -o -name '*.cpp' -o -name '*.def'") 
   for n, line in ipairs(list) do
     local header = line:match('^%s*#%s*include%s*["<]([^">]+)[">]')
     if header then check_include(path, n, header, folder) end
-    if #line > 140 then report(path, n, "line of %d columns", #line) end
+    if #line > 140 and not path:match("%.def$") and not path:match("^spec/") then report(path, n, "line of %d columns", #line) end
     if line:match("%s$") then report(path, n, "trailing space") end
     for _, word in ipairs { "abort", "exit", "printf", "puts", "signal" } do
-      if folder and line:match("%f[%w_]" .. word .. "%s*%(") and not line:match("^%s*/?%*") and not path:match("guard") and not path:match("store") then
-        report(path, n, "the library does not call %s", word)
-      end
+      local called = line:match("%f[%w_]" .. word .. "%s*%(") and not line:match("^%s*/?%*")
+      if folder and called and not IN_CHILD[path] then report(path, n, "the library does not call %s", word) end
     end
     if folder and folder ~= "base" and line:match("%f[%w_][cm]alloc%s*%(") then report(path, n, "memory comes from base/memory.h") end
   end
 end
 
-local LUA_MAY = { kernels = { "esper.vecmath", "esper.emit", "kernels" }, passes = { "esper.graph", "esper.dims", "esper.native", "esper.passes",
-  "esper.facts", "esper.attributes", "esper.views" } }
+local LUA_MAY = {
+  kernels = { "esper.vecmath", "esper.vecnode", "esper.emit", "kernels" },
+  passes = { "esper.graph", "esper.dims", "esper.native", "esper.passes", "esper.facts", "esper.attributes", "esper.views",
+    "esper.group" },
+}
 for _, path in ipairs(files "-name '*.lua'") do
   local list = lines_of(path)
   if #list > 450 and not path:match("^spec/") then report(path, #list, "%d lines, at most 450: split by idea", #list) end
   local group = path:match("^(kernels)/") or path:match("^lua/esper/(passes)/")
   for n, line in ipairs(list) do
-    if #line > 140 then report(path, n, "line of %d columns", #line) end
+    if #line > 140 and not path:match("^spec/") then report(path, n, "line of %d columns", #line) end
     if line:match("%s$") then report(path, n, "trailing space") end
-    local module = line:match('require%s*%(?%s*"([^"]+)"')
-    if module == "ffi" and path ~= "lua/esper/native.lua" and not path:match("^spec/") then report(path, n, "only lua/esper/native.lua uses ffi") end
+    local module = line:match 'require%s*%(?%s*"([^"]+)"'
+    if module == "ffi" and path ~= "lua/esper/native.lua" and not path:match("^spec/") then
+      report(path, n, "only lua/esper/native.lua uses ffi")
+    end
     if module and group then
       local ok
       for _, prefix in ipairs(LUA_MAY[group]) do ok = ok or module:sub(1, #prefix) == prefix end
       if not ok then report(path, n, "%s must not require %s", group, module) end
     end
-    if module and path:match("^lua/") and not path:match("^lua/esper/cli/") and module:match("^esper%.cli")
-      and not path:match("host%.lua$") and not path:match("help%.lua$") and not path:match("demo%.lua$") then
+    local above = path:match("^lua/esper/cli/") or path:match("host%.lua$") or path:match("help%.lua$") or path:match("demo%.lua$")
+    if module and path:match("^lua/") and not above and module:match("^esper%.cli") then
       report(path, n, "nothing below the command requires %s", module)
     end
   end
@@ -97,7 +104,7 @@ local function all_text(pattern)
   for _, path in ipairs(files(pattern)) do out[#out + 1] = table.concat(lines_of(path), "\n") end
   return table.concat(out, "\n")
 end
-local lowering = all_text "-name vecmath.lua -o -name vecmath_nodes.lua -o -name group.lua -o -name emit_scalar.lua -o -name emit_chain.lua -o -name views.lua"
+local lowering = all_text "-name 'vec*.lua' -o -name facts.lua -o -name 'emit_*.lua' -o -name views.lua"
 local shapes = all_text "-path 'src/graph/shape*.c'"
 for n, line in ipairs(lines_of "src/graph/ops.def") do
   local name, class, rule = line:match("^OP%(([%w_]+),%s*(%w+),%s*%d+,%s*%d+,%s*([%w_]+)")

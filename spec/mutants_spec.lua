@@ -6,7 +6,7 @@ local native = require "esper.native"
 local validate = require "esper.validate"
 local C = native.C
 
-local SEED, SHAPES, PER_PAIR = 3, 9, 5
+local SEED, SHAPES, PER_PAIR = 3, 12, 5
 local SUBJECTS = {
   { "transformer/mlp", "dim=16 expand=2" }, { "transformer/attention", "dim=16 heads=2" }, { "cnn/conv_light", "channels=8" },
   { "transformer/norm", "dim=16" }, { "first/router_top2", "dim=16 experts=8" }, { "cnn/depthwise", "channels=8" },

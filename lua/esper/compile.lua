@@ -16,6 +16,7 @@
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= of a fresh compile only: what the passes did, the groups, workspace without sharing
 --   compile.early(source, opts)    the same without kernel: up to the groups
+--   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
 -- dump.lua prints every stage.
 local artifact = require "esper.artifact"
@@ -143,6 +144,12 @@ local function early(r, opts)
   return r
 end
 
+local function keyed(r, opts)
+  build_graph(r, opts)
+  r.key = need(artifact.key(r))
+  return r
+end
+
 -- Runs a pipeline; a failure becomes nil, message, status, a defect in our Lua an EINTERNAL with its traceback.
 local function guarded(pipeline, source, opts)
   local ok, result = xpcall(pipeline, function(e)
@@ -154,6 +161,7 @@ local function guarded(pipeline, source, opts)
 end
 
 function M.compile(source, opts) return guarded(compile, source, opts) end
+function M.key(source, opts) return guarded(keyed, source, opts) end
 function M.early(source, opts) return guarded(early, source, opts) end
 function M.save(result, store, certificate) return artifact.save(store, result, certificate) end
 

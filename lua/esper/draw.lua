@@ -67,7 +67,7 @@ function M.symbols(graph, index, seed)
     if edge == 1 then v = 1
     elseif edge == 2 then v = i == 1 and 0 or 3
     elseif edge == 3 then v = i == #symbols and 0 or 2
-    elseif edge == 7 then v = i == #symbols and 133 or 2 -- over one block of keys (attention), one buffer of a row
+    elseif edge == 7 or edge == 9 then v = i == #symbols and 133 or 2 -- over one block of keys (attention), one buffer of a row
     elseif edge == 8 then v = i == 1 and 261 or 2        -- over one tile of rows
     elseif shrink == 0 and edge < 12 then v = EDGES[(edge * 5 + i * 3) % #EDGES + 1]
     else v = 1 + random(math.max(1, math.floor(40 / 2 ^ (shrink / 3)))) end
@@ -106,7 +106,7 @@ end
 function M.kind(graph, id, index)
   local op = graph:op(id)
   if op == "input" then
-    return ({ [4] = "wide", [5] = "tiny", [6] = "special" })[index] or "normal"
+    return ({ [4] = "wide", [5] = "tiny", [6] = "special", [9] = "wide" })[index] or "normal"
   end
   local init = native.initname[graph:attr(id, "init")]
   if index % 2 == 0 and op == "param" then return "birth" end

@@ -1,8 +1,11 @@
---- The unit: the C text of all functions of one plan. Between groups and libtcc; the recipes write through emit_writer.lua.
+--- The unit: the C text of all functions of one plan. Between groups and libtcc; the recipes write
+-- through emit_writer.lua.
 --
--- A unit collects the functions and vector blocks of its groups; equal text is kept once. The text holds only what libtcc
--- compiles right (no VLAs, statics, includes, bit-fields, structs by value) and no string of a user.
--- Invariant: function text never holds node ids, so equal groups share one function; the nodes stand in the comment above.
+-- A unit collects the functions and vector blocks of its groups; equal text is kept once. The text
+-- holds only what libtcc compiles right (no VLAs, statics, includes, bit-fields, structs by value)
+-- and no string of a user.
+-- Invariant: function text never holds node ids, so equal groups share one function; the nodes
+-- stand in the comment above.
 --
 --   unit = emit.unit(graph, isa)        isa: "scalar" ...
 --   unit:group(group) -> steps, temps   runs kernels/<group.kind>.lua
@@ -11,7 +14,6 @@
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
 --   unit:text() -> C text
 
-local memo = require "esper.emit_memo"
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"
 
@@ -26,10 +28,11 @@ local Unit = {}
 Unit.__index = Unit
 
 function M.unit(graph, isa)
-  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, made = {} }, Unit)
+  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {} }, Unit)
 end
 
--- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives its name.
+-- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives
+-- its name.
 local function share(unit, list, prefix, text)
   local entry = unit.known[prefix .. text]
   if not entry then
@@ -40,7 +43,8 @@ local function share(unit, list, prefix, text)
   return entry
 end
 
---- A C helper function shared by the whole unit: `text` defines it under the name written as PLACEHOLDER.
+--- A C helper function shared by the whole unit: `text` defines it under the name written as
+-- PLACEHOLDER.
 function Unit:helper(text) return share(self, self.helpers, "h", text).name end
 
 function Unit:block(build, dtype)
@@ -49,39 +53,31 @@ function Unit:block(build, dtype)
   return share(self, self.blocks, "v", b:lower(PLACEHOLDER)).name
 end
 
-function Unit:fn(body)
-  return share(self, self.fns, "k", ("void %s(const args *a, long lo, long hi)\n{\n%s}\n"):format(PLACEHOLDER, body))
+function Unit:fn(body, label)
+  local text = ("void %s(const args *a, long lo, long hi)\n{\n%s}\n"):format(PLACEHOLDER, body)
+  local entry = share(self, self.fns, "k", text)
+  entry.labels[#entry.labels + 1] = label
+  return entry.name
 end
 
 -- Position of every node in the group, and the group for people.
 local function describe(graph, group)
   local ordinal, label = {}, {}
-  for i, id in ipairs(memo.nodes(group)) do
-    ordinal[id] = i
-    label[i] = ("%%%d %s"):format(id, graph:op(id))
+  for _, list in ipairs { group.prologue or {}, { group.anchor }, group.epilogue or {} } do
+    for _, id in ipairs(list) do
+      label[#label + 1] = ("%%%d %s"):format(id, graph:op(id))
+      ordinal[id] = #label
+    end
   end
   return ordinal, table.concat(label, " + ")
 end
 
 function Unit:group(group)
   local ordinal, label = describe(self.graph, group)
-  local key, ids = memo.fingerprint(self.graph, group)
-  local made = self.made[key]
-  local steps
-  if made then
-    steps = memo.renamed(made.steps, made.ids, ids)
-  else
-    local k = writer.new(self, group, ordinal)
-    require("kernels." .. group.kind).emit(k, group)
-    k:finish()
-    steps, made = k.steps, { steps = k.steps, temps = k.temps, ids = ids }
-    self.made[key] = made
-  end
-  for _, step in ipairs(steps) do
-    step.label = label .. step.part
-    table.insert(step.entry.labels, step.label)
-  end
-  return steps, made.temps
+  local k = writer.new(self, group, ordinal, label)
+  require("kernels." .. group.kind).emit(k, group)
+  k:finish()
+  return k.steps, k.temps
 end
 
 function Unit:text()

@@ -1,5 +1,5 @@
---- Chains of pointwise nodes over runs of a space: every node of a stage lives in registers of one vector block.
--- Used by emit.lua (k:epilogue), emit_fold.lua and the recipes.
+--- Chains of pointwise nodes over runs of a space: every node of a stage lives in registers of one
+-- vector block. Used by emit.lua (k:epilogue), emit_fold.lua and the recipes.
 --
 -- A chain is given as
 --   nodes   { id, ... } in evaluation order
@@ -9,10 +9,11 @@
 --   stores  { id, ... }           what is written to the group's outputs
 --   out     { offset=, strides= } where in the outputs the space lies; nil: it is all of them, row-major
 --   view    fn(arg) -> arg        applied to the group's own args where the space is not group.space
--- with args as in architecture.md, or local ones: { at = char * expression, strides = dims of the space, minus = C
--- expression subtracted from the element offset or nil, dtype = }.
--- Nodes are cut into stages: a run of float nodes of one type is one vector block; casts, integer nodes and random draws are
--- plain C loops (emit_scalar.lua). Values that cross stages pass through stack buffers, so runs are short then.
+-- with args as in architecture.md, or local ones: { at = char * expression, strides = dims of the
+-- space, minus = C expression subtracted from the element offset or nil, dtype = }.
+-- Nodes are cut into stages: a run of float nodes of one type is one vector block; casts, integer
+-- nodes and random draws are plain C loops (emit_scalar.lua). Values that cross stages pass through
+-- stack buffers, so runs are short then.
 -- Invariant: one stage reads all it needs of an element before it stores that element.
 
 local nodes = require "esper.vecmath_nodes"

@@ -1,16 +1,19 @@
---- Folding over the reduced axes of a space: sums and maxima of a value computed at every element, into an array that holds
--- one element per kept position. Used by the recipes reduce and norm.
+--- Folding over the reduced axes of a space: sums and maxima of a value computed at every element,
+-- into an array that holds one element per kept position. Used by the recipes reduce and norm.
 --
 --   fold.run(k, { space=, kept={axes}, reduced={axes},   axes count from 1
 --     nodes={ids}, view=,         pointwise nodes in front (emit_chain.lua)
 --     inputs={ args of the space }, element=fn(b, values of inputs) -> register
 --     kind="sum"|"max", start=, n=, into= })
--- For kept positions start .. start + n - 1 (row-major over the kept axes; C expressions) it adds to, or takes the maximum with, what
--- the array `into` (C name, element type of the anchor) holds: element 0 belongs to position `start`.
--- Invariant: every partial result covers at most PIECE terms in sequence before it joins the array, so the error of a sum of n
--- terms is that of about PIECE + n / PIECE additions; the order depends on extents alone.
+-- For kept positions start .. start + n - 1 (row-major over the kept axes; C expressions) it adds
+-- to, or takes the maximum with, what the array `into` (C name, element type of the anchor) holds:
+-- element 0 belongs to position `start`.
+-- Invariant: every partial result covers at most PIECE terms in sequence before it joins the array,
+-- so the error of a sum of n terms is that of about PIECE + n / PIECE additions; the order depends
+-- on extents alone.
 --
--- Where neighbouring kept positions lie side by side in memory, vectors run along them ("across"); else along the reduced axes.
+-- Where neighbouring kept positions lie side by side in memory, vectors run along them ("across");
+-- else along the reduced axes.
 
 local chain = require "esper.emit_chain"
 local stages = require "esper.emit_stage"
@@ -41,7 +44,8 @@ local function pick(list, axes)
   return out
 end
 
--- Sources of the plan as walk operands over `axes`; at(i) gives the base where it is not the source's own.
+-- Sources of the plan as walk operands over `axes`; at(i) gives the base where it is not the
+-- source's own.
 local function operands_over(k, plan, axes, at)
   local list = {}
   for i in ipairs(plan.sources) do
@@ -53,7 +57,8 @@ local function operands_over(k, plan, axes, at)
   return list
 end
 
--- Do neighbouring kept positions lie side by side, in more operands than neighbouring reduced ones do?
+-- Do neighbouring kept positions lie side by side, in more operands than neighbouring reduced ones
+-- do?
 local function across(k, plan, spec)
   local balance = 0
   for _, vote in ipairs { { spec.kept, 1 }, { spec.reduced, -1 } } do
@@ -94,7 +99,8 @@ local function call_along(k, plan, spec, run, into)
   end), stages.words(k, operands, { run.n, into }))
 end
 
--- Every source as an operand along the kept run; then its steps along the reduced run, without address.
+-- Every source as an operand along the kept run; then its steps along the reduced run, without
+-- address.
 local function two_steps(plan, kept, reduced)
   local list = {}
   for i, source in ipairs(plan.sources) do
@@ -110,7 +116,8 @@ local function step_reduced(b, at, operand)
   b:g_set(at, operand.step and b:g_add(at, operand.step) or b:g_addk(at, b.bytes))
 end
 
--- Words and block for `kept.n` neighbouring positions: `reduced.n` rows of them join into[0 .. kept.n - 1].
+-- Words and block for `kept.n` neighbouring positions: `reduced.n` rows of them join into[0 ..
+-- kept.n - 1].
 local function call_across(k, plan, spec, kept, reduced, into)
   local kind, count = KIND[spec.kind], #plan.sources
   local operands = two_steps(plan, kept, reduced)
@@ -211,7 +218,8 @@ function M.over_kept(k, space, kept)
   return strides
 end
 
---- How many kept positions a tile takes when each folds `terms` (dim) elements: a constant, by shape alone.
+--- How many kept positions a tile takes when each folds `terms` (dim) elements: a constant, by
+-- shape alone.
 function M.outputs_per_tile(k, terms)
   local known = k.dims:value(terms)
   return known and math.max(1, math.min(LONGEST, math.floor(WORK / math.max(known, 1)))) or UNKNOWN

@@ -1,9 +1,11 @@
---- Loops over strided spaces: collapsing of axes, and the walk of a linear range in runs. Used by emit.lua.
+--- Loops over strided spaces: collapsing of axes, and the walk of a linear range in runs. Used by
+-- emit.lua.
 --
--- A space is an array of extents (dims) visited in row-major order; an operand is a base address and one stride per
--- axis. Adjacent axes that every operand steps through as if they were one become one, so most walks are one run.
--- Invariant: a walk touches exactly elements start .. start + n - 1, whatever the extents, none when n <= 0; coordinates
--- are found by division once per walk and incremented afterwards.
+-- A space is an array of extents (dims) visited in row-major order; an operand is a base address
+-- and one stride per axis. Adjacent axes that every operand steps through as if they were one
+-- become one, so most walks are one run.
+-- Invariant: a walk touches exactly elements start .. start + n - 1, whatever the extents, none
+-- when n <= 0; coordinates are found by division once per walk and incremented afterwards.
 
 local M = {}
 

@@ -1,5 +1,5 @@
---- Plain C loops for what vector blocks (one element width) do not do: casts, copies of integers, random draws. Used by
--- emit_stage.lua on one run.
+--- Plain C loops for what vector blocks (one element width) do not do: casts, copies of integers,
+-- random draws. Used by emit_stage.lua on one run.
 
 local M = {}
 
@@ -10,7 +10,8 @@ local INTEGER = { -- largest and smallest value as C literals, and as floats jus
   u8 = { max = "255", min = "0", above = "256.0", below = "0.0" },
 }
 
--- Expression of `v` (of dtype `from`) as dtype `to`: see cast in ops.def. To bool: 1 where v != 0, NaN included.
+-- Expression of `v` (of dtype `from`) as dtype `to`: see cast in ops.def. To bool: 1 where v != 0,
+-- NaN included.
 local function convert(k, v, from, to)
   local range = INTEGER[to]
   if to == from then return v end
@@ -31,7 +32,8 @@ local function constant(k, v, value)
   k:line("double %s = 0; %s = %s;", v, v, (text:gsub("%%s", v)))
 end
 
---- y[i] = x[i], converted, for i in 0 .. n - 1; y and x are { ptr=, step=dim, dtype= }, or x is { const= }.
+--- y[i] = x[i], converted, for i in 0 .. n - 1; y and x are { ptr=, step=dim, dtype= }, or x is {
+-- const= }.
 function M.copy(k, x, y, n)
   local from, to, i, v = x.dtype or "f64", y.dtype, k:name("i"), k:name("v")
   k:open("for (long %s = 0; %s < %s; %s++)", i, i, n, i)
@@ -45,8 +47,8 @@ function M.copy(k, x, y, n)
   k:close()
 end
 
--- Threefry-2x32-20 of counter (index low, index high), as src/base/random.h; u[i], and v[i] when v is given, are the top 24 bits
--- of its words as numbers in [0, 1): exact in float.
+-- Threefry-2x32-20 of counter (index low, index high), as src/base/random.h; u[i], and v[i] when v
+-- is given, are the top 24 bits of its words as numbers in [0, 1): exact in float.
 local ROTATION = { 13, 15, 26, 6, 17, 29, 16, 24 }
 
 local function threefry(ctype)
@@ -74,7 +76,8 @@ static void es_this(const unsigned *key, long index, long step, long n, %s *u, %
   return table.concat(text)
 end
 
---- The uniform numbers of random node `id` for one run; run.pos, run.pos_step: linear index and its step.
+--- The uniform numbers of random node `id` for one run; run.pos, run.pos_step: linear index and its
+-- step.
 function M.uniform(k, id, run, u, v)
   local ctype = k:ctype(k.graph:dtype(id))
   local fn = k.unit:helper(threefry(ctype))

@@ -1,8 +1,10 @@
---- Stages of a chain as code: the vector block of a run of float nodes, with its operands; the loops of the others.
--- Used by emit_chain.lua, which plans the stages, and by emit_fold.lua, which has loops of its own around them.
+--- Stages of a chain as code: the vector block of a run of float nodes, with its operands; the
+-- loops of the others. Used by emit_chain.lua, which plans the stages, and by emit_fold.lua, which
+-- has loops of its own around them.
 --
--- An operand is { ptr = C expression, step = dim, dtype = }: an address and its stride along the run, in elements. A step of 0 is read
--- once, 1 loaded whole, any other gathered by a byte stride that is passed along.
+-- An operand is { ptr = C expression, step = dim, dtype = }: an address and its stride along the
+-- run, in elements. A step of 0 is read once, 1 loaded whole, any other gathered by a byte stride
+-- that is passed along.
 
 local scalar = require "esper.emit_scalar"
 local nodes = require "esper.vecmath_nodes"
@@ -11,7 +13,8 @@ local M = {}
 
 -- ---- reading operands inside a block ----
 
---- Words of a call for operands { ptr=, step=dim, dtype= }: addresses, and byte strides where neither 0 nor 1.
+--- Words of a call for operands { ptr=, step=dim, dtype= }: addresses, and byte strides where
+-- neither 0 nor 1.
 function M.words(k, operands, words)
   for _, operand in ipairs(operands) do
     words[#words + 1] = operand.ptr -- nil: only the step is wanted
@@ -23,7 +26,8 @@ function M.words(k, operands, words)
   return words
 end
 
---- The same operands inside block b, from word `first` on: { ptr=, step=nil|g, fixed=bool, advance= }, next word.
+--- The same operands inside block b, from word `first` on: { ptr=, step=nil|g, fixed=bool, advance=
+-- }, next word.
 function M.bind(k, b, operands, first)
   local bound = {}
   for i, operand in ipairs(operands) do
@@ -56,8 +60,8 @@ function M.store(b, operand, value, mask)
   return b:store(operand.ptr, value, 0, mask)
 end
 
---- Computes the nodes of a vector stage; fetch(input) gives the register of an input that is not a node of the stage.
--- Returns { [id] = register }.
+--- Computes the nodes of a vector stage; fetch(input) gives the register of an input that is not a
+-- node of the stage. Returns { [id] = register }.
 function M.compute(plan, b, stage, fetch)
   local k, value = plan.k, {}
   for _, id in ipairs(stage.nodes) do
@@ -83,6 +87,8 @@ end
 
 local function input_key(arg)
   if arg.source then return "s" .. arg.source end
+  return arg.node and "n" .. arg.node or "r" .. arg.random .. ":" .. arg.part
+end
 
 -- What the nodes of a stage read from memory, each once, in order; and its number by input_key.
 local function memory_inputs(plan, stage)
@@ -105,9 +111,6 @@ local function memory_inputs(plan, stage)
     end
   end
   return list, seen
-end
-
-  return arg.node and "n" .. arg.node or "r" .. arg.random .. ":" .. arg.part
 end
 
 -- Where `arg` lies during this run: { ptr=, step=, dtype= }.
@@ -179,8 +182,9 @@ local function buffer(plan, id)
   return { ptr = k:buffer(dtype, plan.piece), step = k.dims:const(1), dtype = dtype }
 end
 
---- Emits the chain for one run: run.n elements; run[i] = { ptr=, step= } of source i; run.pos, run.pos_step = linear
--- index in the output of the first element and its step (C expressions), for random nodes; stores[id] = { ptr=, step=, dtype= }.
+--- Emits the chain for one run: run.n elements; run[i] = { ptr=, step= } of source i; run.pos,
+-- run.pos_step = linear index in the output of the first element and its step (C expressions), for
+-- random nodes; stores[id] = { ptr=, step=, dtype= }.
 function M.run(plan, run, stores)
   plan.place = {}
   for _, id in ipairs(plan.nodes) do

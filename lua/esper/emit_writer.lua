@@ -1,5 +1,7 @@
---- The kernel writer `k`: what a recipe uses to write the functions of one group. Used by emit.lua, which explains units.
--- Invariant: values, dims and streams are numbered in the step's own order, so the text says nothing about the graph.
+--- The kernel writer `k`: what a recipe uses to write the functions of one group. Used by emit.lua,
+-- which explains units.
+-- Invariant: values, dims and streams are numbered in the step's own order, so the text says
+-- nothing about the graph.
 --
 -- What a recipe sees:
 --   k.graph  k.dims (D)  k.isa  k.group   k:lanes(dtype)   k:bytes(dtype)   k.unit
@@ -92,7 +94,7 @@ function Writer:step(options)
   self.body, self.depth, self.names = {}, 1, {}
   self.head, self.seen, self.stack = {}, {}, 0
   self.current = {
-    part = options.label and " (" .. options.label .. ")" or "", -- what the step is of the group, for people
+    label = self.label .. (options.label and " (" .. options.label .. ")" or ""),
     tiles = options.tiles, operands = {}, dims = {}, streams = {},
   }
 end
@@ -103,8 +105,7 @@ function Writer:finish()
   if not step then return end
   assert(self.depth == 1, "recipe left a brace open")
   local text = table.concat(self.head) .. table.concat(self.body, "\n") .. "\n"
-  step.entry = self.unit:fn(text)
-  step.fn = step.entry.name
+  step.fn = self.unit:fn(text, step.label)
   self.steps[#self.steps + 1] = step
   self.current = nil
 end
@@ -124,7 +125,8 @@ end
 
 -- ---- operands of the step ----
 
--- The C name made for `key` in this function; `make(index)` appends to `list` and gives the declaration on first use.
+-- The C name made for `key` in this function; `make(index)` appends to `list` and gives the
+-- declaration on first use.
 local function once(self, key, prefix, list, entry, declare)
   local name = self.seen[key]
   if not name then
@@ -255,11 +257,12 @@ end
 
 function Writer:note(b, id) b:note(self.ordinal[id]) end
 
---- A writer for one group; ordinal[id] = position of a node in the group.
-function M.new(unit, group, ordinal)
+--- A writer for one group; ordinal[id] = position of a node in the group, label = the group for
+-- people.
+function M.new(unit, group, ordinal, label)
   local k = setmetatable({
     unit = unit, graph = unit.graph, dims = unit.graph:dims(), isa = unit.isa, group = group,
-    ordinal = ordinal, steps = {}, temps = {}, stored = false,
+    ordinal = ordinal, label = label, steps = {}, temps = {}, stored = false,
   }, Writer)
   for _, id in ipairs(group.outputs) do k.stored = k.stored or id == group.anchor end
   return k

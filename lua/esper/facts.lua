@@ -18,6 +18,16 @@ M.leaf = leaf           -- given, not computed
 M.identity = identity   -- pointwise ops whose value is their input
 M.view = view           -- ops that only rename elements
 
+-- Ops that open a group, by the recipe that computes them: the anchors.
+M.kind_of = {
+  reduce_sum = "reduce", reduce_mean = "reduce", reduce_max = "reduce", reduce_var = "reduce",
+  softmax = "norm", log_softmax = "norm", layer_norm = "norm", rms_norm = "norm", group_norm = "norm",
+  linear = "contract", matmul = "contract", conv1d = "conv", conv2d = "conv",
+  max_pool2d = "pool", avg_pool2d = "pool", adaptive_avg_pool2d = "pool",
+  sdpa = "attention", rope = "rope", embedding = "embedding", gather = "gather", scatter_add = "scatter",
+  topk = "topk", topk_index = "topk", cross_entropy = "cross_entropy", concat = "concat",
+}
+
 local facts = {}
 facts.__index = facts
 

@@ -19,15 +19,7 @@ local MAX_NODES, MAX_OPERANDS = 40, 24
 local MAX_READERS = 64 -- of a node, to look at before its group is moved: keeps grouping linear
 local SMALL = 65536 -- elements up to which unrelated pointwise work of one shape is run together
 
-local kind_of = {
-  reduce_sum = "reduce", reduce_mean = "reduce", reduce_max = "reduce", reduce_var = "reduce",
-  softmax = "norm", log_softmax = "norm", layer_norm = "norm", rms_norm = "norm", group_norm = "norm",
-  linear = "contract", matmul = "contract", conv1d = "conv", conv2d = "conv",
-  max_pool2d = "pool", avg_pool2d = "pool", adaptive_avg_pool2d = "pool",
-  sdpa = "attention", rope = "rope", embedding = "embedding", gather = "gather", scatter_add = "scatter",
-  topk = "topk", topk_index = "topk", cross_entropy = "cross_entropy", concat = "concat",
-}
-M.kind_of = kind_of
+local kind_of = facts.kind_of
 local takes_prologue = { reduce = true, norm = true }
 local random = { dropout = true, noise = true }
 local fusable = { f32 = true, f64 = true } -- wider and narrower types get a group per node

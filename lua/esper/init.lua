@@ -79,6 +79,15 @@ function M.graph(source, opts)
   return nil, text_of(info), status or "EBLUEPRINT"
 end
 
+--- What the key of a source is made from, by the names `esper store ls` has: for urza's why.
+function M.key_fields(source, opts)
+  local r, problem, status = require("esper.compile").key(source, pipeline_options(source, opts or {}))
+  if not r then return nil, text_of(problem), status end
+  local k, out = r.c_key, { key = r.key, graph = r.graph:hash() }
+  for _, name in ipairs { "name", "hyper", "mode", "dtype", "target", "passes", "build" } do out[name] = native.string(k[name]) end
+  return out
+end
+
 function M.compile(source, opts)
   opts = opts or {}
   local store, why, status = M.store()

@@ -15,7 +15,6 @@ local M = {}
 local Kernel = {}
 Kernel.__index = Kernel
 local Params = {}
-Params.__index = Params
 
 local INIT_ARITY = { zeros = 0, ones = 0, const = 1, eye = 0, uniform = 2, normal = 2, kaiming_uniform = 1,
   kaiming_normal = 1, xavier_uniform = 1, xavier_normal = 1 }
@@ -77,8 +76,11 @@ end
 
 -- ---- parameters ----
 
+-- Tensors by name and nothing else, so that pairs() sees these alone; the plan they belong to is in the metatable.
+local function params_of(plan) return setmetatable({}, { __index = Params, plan = plan }) end
+
 function Kernel:params(seed)
-  local out = setmetatable({}, Params)
+  local out = params_of(self.plan)
   for _, role in ipairs { "param", "buffer" } do
     for _, value in ipairs(self:values(role)) do
       local shape = extents_text(self.plan_dims, value.shape)
@@ -96,15 +98,23 @@ end
 
 --- One NAME.npy per parameter and buffer; the directory is made when missing.
 function Params:save(directory)
+  local plan, out = getmetatable(self).plan, native.new("es_params *[1]")
+  if C.es_params_new(plan, 0, out, fresh()) ~= 0 then return failure() end
+  local held = native.gc(out[0], C.es_params_free)
   for name, t in pairs(self) do
-    local ok, why, status = t:save(directory .. "/" .. name .. ".npy")
-    if not ok then return nil, why, status end
+    local index = C.es_plan_find(plan, native.role.param, name)
+    if index < 0 then index = C.es_plan_find(plan, native.role.buffer, name) end
+    if index < 0 or C.es_params_bytes(held, index) ~= t.bytes then
+      return nil, ("'%s' is no parameter or buffer of this kernel, or has another size"):format(tostring(name)), "ENAME"
+    end
+    native.copy(C.es_params_data(held, index), t.data, t.bytes)
   end
+  if C.es_params_save(held, directory, fresh()) ~= 0 then return failure() end
   return true
 end
 
 function M.load_params(kernel, directory)
-  local out = setmetatable({}, Params)
+  local out = params_of(kernel.plan)
   for _, role in ipairs { "param", "buffer" } do
     for _, value in ipairs(kernel:values(role)) do
       local shape = extents_text(kernel.plan_dims, value.shape)

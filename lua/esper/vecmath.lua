@@ -1,7 +1,9 @@
---- Transcendentals and pointwise nodes on vector registers, f32 and f64 from one source. Used by emit_chain.lua and recipes.
+--- Transcendentals and pointwise nodes on vector registers, f32 and f64 from one source. Used by
+-- emit_chain.lua and recipes.
 --
--- Functions (b, v) -> v. Largest error in ulps of the result, denormal results included, of the plain-C lowering, as
--- `busted spec/vecmath_spec.lua` measures and bounds it against the C library in long double:
+-- Functions (b, v) -> v. Largest error in ulps of the result, denormal results included, of the
+-- plain-C lowering, as `busted spec/vecmath_spec.lua` measures and bounds it against the C library
+-- in long double:
 --                      f32      f64    domain; special values are the limits of the exact function; NaN stays
 --   exp                1.0      1.0    all
 --   log                1.0      1.0    all; log(+-0) = -inf, below 0 NaN
@@ -12,9 +14,10 @@
 --   gelu_tanh          200     1800    all; in the tail below 0 an error of the exponent u counts |u| times
 --   sin cos            1.6      1.6    |x| <= 1000
 --   rsqrt              1.5      1.5    all
--- Method, derived here: ranges are reduced by Cody-Waite splitting (products exact, so fused and unfused agree); on the
--- reduced range a minimax polynomial found by the Remez exchange in 60 digits; its relative error is given beside it.
--- Results near and below the smallest normal number are scaled by two powers of two, so they round once.
+-- Method, derived here: ranges are reduced by Cody-Waite splitting (products exact, so fused and
+-- unfused agree); on the reduced range a minimax polynomial found by the Remez exchange in 60
+-- digits; its relative error is given beside it. Results near and below the smallest normal number
+-- are scaled by two powers of two, so they round once.
 
 local M = {}
 
@@ -94,8 +97,8 @@ local function power_of_two(b, i)
   return b:bits(b:shl(b:iadd(i, b:isplat(k.bias)), k.mantissa))
 end
 
--- For h + l = n ln 2 + r, |r| <= 0.35: n (integer vector) and e^r - 1. l may be nil. The linear term is added as the exact
--- part of r and a remainder, so that r's rounding does not count.
+-- For h + l = n ln 2 + r, |r| <= 0.35: n (integer vector) and e^r - 1. l may be nil. The linear
+-- term is added as the exact part of r and a remainder, so that r's rounding does not count.
 local function exp_reduced(b, h, l)
   local k = K[b.ftype]
   local n = b:rint(b:mul(l and b:add(h, l) or h, b:splat(1.4426950408889634)))
@@ -105,7 +108,8 @@ local function exp_reduced(b, h, l)
   return b:cvtt_i(n), b:add(high, b:fma(b:mul(r, r), polynomial(b, r, k.exp), low))
 end
 
--- e^(h + l) as p * s, p and s normal numbers; h + l within exp_low .. exp_high. NaN: p is NaN, s is any power of two.
+-- e^(h + l) as p * s, p and s normal numbers; h + l within exp_low .. exp_high. NaN: p is NaN, s is
+-- any power of two.
 local function exp_split(b, h, l)
   local n, p = exp_reduced(b, h, l)
   local half = b:sar(n, 1)
@@ -120,7 +124,8 @@ function M.exp(b, x)
   return b:mul(p, s)
 end
 
--- x = 2^e m, sqrt(1/2) <= m < sqrt 2, f = m - 1, s = f / (2 + f): log m = 2 atanh s = f - (f^2/2 - s (f^2/2 + R(s^2))).
+-- x = 2^e m, sqrt(1/2) <= m < sqrt 2, f = m - 1, s = f / (2 + f): log m = 2 atanh s = f - (f^2/2 -
+-- s (f^2/2 + R(s^2))).
 function M.log(b, x)
   local k = K[b.ftype]
   local tiny = b:lt(x, b:splat(k.normal))
@@ -140,7 +145,8 @@ function M.log(b, x)
   return b:select(b:lt(x, b:splat(0)), b:splat(NAN), y)
 end
 
--- With m = e^(-2|x|) - 1: tanh |x| = -m / (m + 2), and 1 - 2 (m + 1) / (m + 2) where that is exacter, near 1.
+-- With m = e^(-2|x|) - 1: tanh |x| = -m / (m + 2), and 1 - 2 (m + 1) / (m + 2) where that is
+-- exacter, near 1.
 function M.tanh(b, x)
   local one, two = b:splat(1), b:splat(2)
   local a = at_most(b, K[b.ftype].one_from, b:mul(b:abs(x), two))
@@ -158,7 +164,8 @@ function M.sigmoid(b, x)
   return b:div(b:select(b:lt(x, b:splat(0)), e, one), b:add(one, e))
 end
 
--- x sigmoid(u) for u of x's sign with |u| >= |x|. x - x is 0, and at -inf the NaN that the formula gives there.
+-- x sigmoid(u) for u of x's sign with |u| >= |x|. x - x is 0, and at -inf the NaN that the formula
+-- gives there.
 local function gated(b, x, u)
   local k = K[b.ftype]
   local p, s = exp_split(b, b:neg(at_most(b, -k.exp_low, b:abs(u))))
@@ -175,7 +182,8 @@ function M.gelu_tanh(b, x)
   return gated(b, x, b:mul(x, b:fma(b:mul(x, x), b:splat(c * 0.044715), b:splat(c))))
 end
 
--- Phi(-t) e^(t^2/2) for 0 <= t <= tail_end: (1 + t) times it is a polynomial in (t - a) / (t + a), a = tail_split.
+-- Phi(-t) e^(t^2/2) for 0 <= t <= tail_end: (1 + t) times it is a polynomial in (t - a) / (t + a),
+-- a = tail_split.
 local function mills(b, t)
   local k = K[b.ftype]
   local a = b:splat(k.tail_split)
@@ -183,7 +191,8 @@ local function mills(b, t)
   return b:div(polynomial(b, q, k.tail), b:add(t, b:splat(1)))
 end
 
--- x Phi(x), NaN at -inf; Phi(x) = Phi(-|x|) below 0, else 1 - Phi(-|x|). -t^2/2 in two parts: the square of the leading bits is exact.
+-- x Phi(x), NaN at -inf; Phi(x) = Phi(-|x|) below 0, else 1 - Phi(-|x|). -t^2/2 in two parts: the
+-- square of the leading bits is exact.
 function M.gelu(b, x)
   local k = K[b.ftype]
   local t = at_most(b, k.tail_end, b:abs(x))

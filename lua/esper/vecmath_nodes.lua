@@ -1,4 +1,5 @@
---- Pointwise nodes on vector registers: the lowering of every pointwise and random op of ops.def. Used by emit_chain.lua.
+--- Pointwise nodes on vector registers: the lowering of every pointwise and random op of ops.def.
+-- Used by emit_chain.lua.
 --
 --   node(b, graph, id, v) -> register   v = registers of the node's inputs, and of a random op's uniform numbers
 --   random[op] = how many uniform numbers the op draws

@@ -53,7 +53,7 @@ static void change_number(es_text *text, size_t at) {
   while (at < text->length && (text->bytes[at] < '0' || text->bytes[at] > '9')) at++;
   size_t end = at;
   while (end < text->length && text->bytes[end] >= '0' && text->bytes[end] <= '9') end++;
-  int written = below(3) ? snprintf(number, sizeof number, "%d", below(9)) : snprintf(number, sizeof number, "%lld", (long long)odd_number());
+  int written = snprintf(number, sizeof number, "%lld", below(3) ? (long long)below(9) : (long long)odd_number());
   splice(text, at, end - at, number, (size_t)written);
 }
 

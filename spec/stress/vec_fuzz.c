@@ -236,7 +236,9 @@ static int64_t constant(const maker *k, int32_t op) {
   }
 }
 
-static bool is_memory(const char *name) { return strncmp(name, "load", 4) == 0 || strncmp(name, "store", 5) == 0 || strcmp(name, "bcast") == 0; }
+static bool is_memory(const char *name) {
+  return strncmp(name, "load", 4) == 0 || strncmp(name, "store", 5) == 0 || strcmp(name, "bcast") == 0;
+}
 
 static void instruction(maker *k, int32_t op) {
   const es_vec_row *row = es_vec_row_of(op);
@@ -288,7 +290,8 @@ static es_vec *program(int32_t bytes) {
   for (int32_t i = 0; i < 8; i++) /* what was computed shows in memory */
     for (int32_t class = 0; class < 2; class++)
       put(&k, ES_VEC_store, none, k.base[class], pick(&k.x[class]), -1, -1, -1, (OFFSETS + i) * bytes, 0);
-  put(&k, ES_VEC_store, none, k.base[1], put(&k, ES_VEC_splatg, none, pick(&k.g), -1, -1, -1, -1, 0, 0), -1, -1, -1, (OFFSETS + 8) * bytes, 0);
+  int32_t scalar = put(&k, ES_VEC_splatg, none, pick(&k.g), -1, -1, -1, -1, 0, 0);
+  put(&k, ES_VEC_store, none, k.base[1], scalar, -1, -1, -1, (OFFSETS + 8) * bytes, 0);
   return k.v;
 }
 

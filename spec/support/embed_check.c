@@ -162,7 +162,8 @@ static void runs(esper_context *context) {
   DLManagedTensor overlapping = *y;
   overlapping.dl_tensor.data = data;
   fresh = &overlapping;
-  check("output over input", esper_kernel_run(kernel, params, &plain, 1, &fresh, 1, NULL, m, sizeof m) == ESPER_EARG && strstr(m, "overlaps"), m);
+  esper_status over = esper_kernel_run(kernel, params, &plain, 1, &fresh, 1, NULL, m, sizeof m);
+  check("output over input", over == ESPER_EARG && strstr(m, "overlaps"), m);
   char small[8];
   fresh = NULL;
   esper_kernel_run(kernel, params, &bad[2].x, 1, &fresh, 1, NULL, small, sizeof small);

@@ -25,6 +25,10 @@ void es_noise_add(es_tensor64 *t, es_id id, int32_t replicate) {
     if (isinf(e)) continue; /* unknown even by itself: so is all that depends on it */
     t->error[i] = 0;
     if (replicate == 0 || !(e > 0) || !isfinite(t->value[i])) continue;
+    if (replicate == 1 && e >= fabs(t->value[i])) { /* may cancel or underflow to 0, which draws never hit: a quotient by it */
+      t->value[i] = 0;
+      continue;
+    }
     uint32_t w[2];
     es_threefry(key, (uint32_t)i, (uint32_t)id ^ (uint32_t)(i >> 32), w);
     t->value[i] += e * ((double)w[0] * 0x1p-31 - 1);

@@ -19,8 +19,7 @@ local M = {}
 
 local ORDER = { "canonical", "fold", "algebra", "batchnorm_conv", "cse", "layout", "dead", "roots" }
 
-local copy
-function copy(t)
+local function copy(t)
   local out = {}
   for k, v in pairs(t) do out[k] = type(v) == "table" and k == "modes" and copy(v) or v end
   return out
@@ -40,8 +39,7 @@ local function digest(text)
   return native.string(hex)
 end
 
-local same
-function same(a, b)
+local function same(a, b)
   if type(a) ~= "table" or type(b) ~= "table" then return a == b end
   for k, v in pairs(a) do if not same(v, b[k]) then return false end end
   for k in pairs(b) do if a[k] == nil then return false end end

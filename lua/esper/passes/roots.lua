@@ -1,7 +1,6 @@
 --- Roots: gives every output and update a node of its own that is computed, and every anchor operands in memory.
 -- Last of the passes: an output that is an input, or two outputs that are one node, would share storage the caller
 -- thinks is separate; a reshape to the same shape, which grouping turns into a copy, keeps them apart.
-local group = require "esper.group"
 local facts = require "esper.facts"
 
 local function identity(b, x)
@@ -10,7 +9,7 @@ end
 
 -- An anchor that reads a bare constant reads a written-out copy of it.
 local function rule(b, id)
-  if not group.kind_of[b.op[id]] then return nil end
+  if not facts.kind_of[b.op[id]] then return nil end
   local g, inputs, changed = b.graph, {}, false
   for k = 1, b.src:node(id).nin do
     inputs[k] = b:input(id, k)
