@@ -6,7 +6,7 @@ asan=$(gcc -print-file-name=libasan.so)
 ubsan=$(gcc -print-file-name=libubsan.so)
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_segv=0:abort_on_error=0:exitcode=99
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-export ESPER_SPEC_GRAPHS=${ESPER_SPEC_GRAPHS:-150} ESPER_SPEC_SHAPES=4 ESPER_SPEC_SANITIZED=1 ESPER_TORCH=/nonexistent
+export ESPER_SPEC_GRAPHS=${ESPER_SPEC_GRAPHS:-150} ESPER_SPEC_SHAPES=2 ESPER_SPEC_SANITIZED=1 ESPER_TORCH=/nonexistent
 ESPER_STORE=$(mktemp -d)
 export ESPER_STORE
 trap 'rm -rf "$ESPER_STORE"' EXIT

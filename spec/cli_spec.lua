@@ -104,7 +104,7 @@ describe("command #process", function()
     os.execute("mkdir -p '" .. files.path "dir.npy" .. "'; mkdir -p '" .. files.path "none" .. "'")
     for input, fragment in pairs { ["x=" .. x] = "f64", ["x=" .. files.path "short.npy"] = "short.npy", ["x=" .. files.path "order.npy"] = "order",
         ["x=" .. files.path "text.npy"] = "text.npy", ["x=" .. files.path "dir.npy"] = "dir.npy", ["x=/nonexistent.npy"] = "/nonexistent.npy",
-        ["x=randn:2x3x17"] = "16", ["x=randn:2x3"] = "expected 3 axes", ["x=randn:99999999x99999999x16"] = "2^32", ["x=foo:2"] = "no source", ["z=randn:2"] = "z",
+        ["x=randn:2x3x17"] = "16", ["x=randn:2x3"] = "expected 3 axes", ["x=randn:99999999x99999999x16"] = "2^32", ["x=foo:2"] = "no source", ["z=randn:2"] = "'x' is missing",
         ["x=randn:1x1x16 --output q=/tmp/q.npy"] = "no output 'q'", ["x=randn:1x1x16 --output y=/nonexistent/y.npy"] = "/nonexistent/y.npy",
         ["x=randn:1x1x16 --params " .. files.path "none"] = ".npy" } do
       fails(1, fragment, "run " .. SMALL .. " --input " .. input)
@@ -112,11 +112,12 @@ describe("command #process", function()
   end)
 
   it("dumps every stage", function()
-    for stage, fragment in pairs { graph = "linear", passes = "dead", groups = "contract", plan = "linear", vec = "load", c = "es_k1", asm = "es_k1" } do
+    for stage, fragment in pairs { graph = "linear", passes = "dead", groups = "contract", plan = "linear", vec = "load", c = "es_k1" } do
       local code, out, err = esper("dump " .. SMALL .. " --stage " .. stage)
       assert.equal(0, code, stage .. ": " .. err)
       assert.truthy(out:find(fragment, 1, true), stage)
     end
+    fails(1, "stage 'c'", "dump " .. SMALL .. " --stage asm")
     fails(1, "CUDA", "dump " .. SMALL .. " --stage torchscript")
   end)
 

@@ -72,14 +72,13 @@ function M.load(store, r)
   return { plan = decoded, object = object, unit = section(record, "c"), certificate = section(record, "certificate") }
 end
 
-local function plan_bytes(plan) return native.text(C.es_plan_encode, plan) end
-
 --- Puts a result, with its certificate when there is one, into the store. On disk when it returns true.
 function M.save(store, r, certificate)
   local record = native.new("es_record")
   record.key = r.c_key
   record.created = os.time()
-  local held = { graph = r.graph:text(false), c = r.unit, object = r.object, plan = plan_bytes(r.plan), certificate = certificate }
+  local held = { graph = r.graph:text(false), c = r.unit, object = r.object,
+    plan = native.text(C.es_plan_encode, r.plan), certificate = certificate }
   for name, bytes in pairs(held) do
     local k = native.section[name]
     record.bytes[k] = native.cast("const char *", bytes)

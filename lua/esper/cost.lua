@@ -40,7 +40,8 @@ local function window(f, id)
 end
 rules.max_pool2d, rules.avg_pool2d = window, window
 local function over_input(f, id) return f:numel(f.ins[id][1]), f.D:const(per_element[f.op[id]] or 1) end
-for _, op in ipairs { "reduce_sum", "reduce_mean", "reduce_max", "reduce_var", "adaptive_avg_pool2d", "topk", "topk_index" } do
+for _, op in ipairs { "reduce_sum", "reduce_mean", "reduce_max", "reduce_var", "adaptive_avg_pool2d", "topk",
+    "topk_index" } do
   rules[op] = over_input
 end
 function rules.cross_entropy(f, id) return f:numel(f.ins[id][1]), f.D:const(4) end

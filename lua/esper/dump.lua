@@ -28,7 +28,8 @@ local function group_text(f, n, group, out)
   local function node(id, part)
     local args = {}
     for i, arg in ipairs(group.args[id]) do args[i] = arg_text(D, arg) end
-    out[#out + 1] = ("  %-8s %s%%%d = %s(%s)\n"):format(part, stored[id] and "store " or "", id, f.op[id], table.concat(args, ", "))
+    out[#out + 1] = ("  %-8s %s%%%d = %s(%s)\n"):format(part, stored[id] and "store " or "", id, f.op[id],
+      table.concat(args, ", "))
   end
   for _, id in ipairs(group.prologue) do node(id, "before") end
   if group.anchor then node(group.anchor, "anchor") end

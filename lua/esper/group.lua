@@ -37,7 +37,8 @@ function Builder:operands(id)
   found = {}
   local function add(at, shape_key)
     if not at.const then
-      found[#found + 1] = { base = at.base, direct = at.whole and f.key[at.base] == f.key[id] and shape_key == f.key[id] }
+      local direct = at.whole and f.key[at.base] == f.key[id] and shape_key == f.key[id]
+      found[#found + 1] = { base = at.base, direct = direct }
     end
   end
   if v.copies[id] then
@@ -92,8 +93,12 @@ end
 
 function Builder:open(kind, id)
   local f = self.f
-  local group = { kind = kind, pos = #self.list + 1, nodes = { id }, anchor = kind ~= "pointwise" and id or nil, key = f.key[id],
-    dtype = f.dtype[id], bases = {}, operands = 0, prologue = {}, early = { [id] = kind ~= "pointwise" or nil } }
+  local anchor = kind ~= "pointwise" and id or nil
+  local group = { kind = kind, pos = #self.list + 1, nodes = { id }, anchor = anchor, prologue = {},
+    key = f.key[id], dtype = f.dtype[id], -- of all its nodes
+    bases = {}, operands = 0,             -- values it reads from memory
+    early = {} }                          -- nodes that run before the epilogue
+  if anchor then group.early[anchor] = true end
   self.list[group.pos] = group
   self.home[id] = group
   self:note_operands(group, id)
@@ -166,7 +171,8 @@ end
 -- Moves pointwise group `from` into `into` when that keeps the invariant. True when moved.
 function Builder:merge(from, into)
   if from == into then return true end
-  if from.kind ~= "pointwise" or from.key ~= into.key or from.dtype ~= into.dtype or from.alone or into.alone then return false end
+  if from.kind ~= "pointwise" or from.key ~= into.key or from.dtype ~= into.dtype then return false end
+  if from.alone or into.alone then return false end
   if #from.nodes + #into.nodes > MAX_NODES or from.operands + into.operands > MAX_OPERANDS then return false end
   local allowed = from.pos > into.pos and self:ready_before(from, into) or
                   from.pos < into.pos and self:unread_before(from, into)
@@ -290,8 +296,9 @@ function M.build(graph)
     return nil, ("group: %s '%s' is a leaf or the same node as another root; run the pass 'roots' before grouping")
       :format(root.kind, root.name)
   end
-  local b = setmetatable({ f = f, v = views.of(f), list = {}, home = {}, reads = {}, readers = {}, wanted = {}, last_of = {} },
-    Builder)
+  local b = setmetatable({ f = f, v = views.of(f), list = {}, -- groups by position
+    home = {}, reads = {}, readers = {}, wanted = {},         -- by node: its group, operands, readers, root or not
+    last_of = {} }, Builder)                                  -- by shape: the latest group without anchor
   b:settle_constants()
   b:count_readers()
   for id = 0, f.n - 1 do

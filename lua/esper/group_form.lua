@@ -49,7 +49,8 @@ local function numeric(a, b) return a < b end
 --- The group as recipes get it. b: the builder with facts f, views v, home[id] = group, readers[id], wanted[id].
 function M.finish(b, group)
   local f = b.f
-  local out = { kind = group.kind, anchor = group.anchor, prologue = group.prologue, epilogue = {}, outputs = {}, args = {} }
+  local out = { kind = group.kind, anchor = group.anchor, prologue = group.prologue, epilogue = {}, outputs = {},
+    args = {} }
   table.sort(group.nodes, numeric)
   for _, id in ipairs(group.nodes) do
     if id ~= group.anchor then out.epilogue[#out.epilogue + 1] = id end

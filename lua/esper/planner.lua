@@ -175,7 +175,9 @@ function Planner:step(n, step)
   for i, operand in ipairs(step.operands) do
     local index
     if operand.temp then index = self.temps[n][operand.temp] else index = self.index[operand.value] end
-    if not index then fail(("plan: step '%s' uses %%%s, which has no storage"):format(step.label, tostring(operand.value)), "EINTERNAL") end
+    if not index then
+      fail(("plan: step '%s' uses %%%s, which has no storage"):format(step.label, tostring(operand.value)), "EINTERNAL")
+    end
     operands[i] = index
   end
   local row = new_step()

@@ -158,7 +158,7 @@ function M.run(rearm)
       else
         local results = { pcall(chunk) }
         if not results[1] then print("error: " .. problem(results[2])) end
-        for i = 2, table.maxn(results) do print(show(results[i], 0)) end
+        for i = 2, results[1] and table.maxn(results) or 0 do print(show(results[i], 0)) end
       end
     end
   end

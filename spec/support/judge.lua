@@ -12,8 +12,9 @@ M.torch = C.es_torch_load(native.fresh()) ~= nil
 --- nil, or what disagreed. sums: { kernel = , torch = } collect the comparison figures.
 function M.graph(graph, seed, sums, options)
   options = options or {}
-  local function build() return graph, { name = "spec/random", mode = "train", dtype = "f32", hyper = {} } end
-  local made, why = compile.compile("spec/random", { build = build, mode = "train", passes = options.passes })
+  local mode = options.mode or "train"
+  local function build() return graph, { name = "spec/random", mode = mode, dtype = "f32", hyper = {} } end
+  local made, why = compile.compile("spec/random", { build = build, mode = mode, passes = options.passes })
   if not made then return "compile: " .. tostring(type(why) == "table" and table.concat(why, "; ") or why) end
   local k = kernel.wrap(made)
   local index = options.index or (4 + seed % 9)

@@ -18,10 +18,11 @@ typedef struct es_tensor64 {  /* owned by the oracle */
 } es_tensor64;
 
 typedef struct es_oracle es_oracle;
-/* Borrows the graph for its lifetime. unit: roundoff of the implementation to be judged (2^-24 f32, 2^-53 f64). */
+/* Borrows the graph for its lifetime. unit: roundoff of the implementation to be judged (2^-24 f32, 2^-53 f64); a node of a
+ * coarser dtype is judged by that. Random ops need their stream numbers: evaluate the canonical graph. */
 es_oracle *es_oracle_new(const es_graph *graph, const int64_t *symbols, double unit, uint64_t seed, uint64_t step,
                          es_error *err);
-/* Gives the data of an input/param/buffer node, contiguous, in the node's own dtype. Copied. */
+/* Gives the data of an input/param/buffer node, contiguous, in the node's own dtype. Copied; kept for further runs. */
 esper_status es_oracle_give(es_oracle *oracle, es_id id, const void *data, es_error *err);
 esper_status es_oracle_run(es_oracle *oracle, es_error *err); /* ELIMIT over 2^31 elements, EINDEX for a bad index */
 /* Keep only roots by default; NULL when not kept or not run. Valid until the oracle is freed. */

@@ -84,15 +84,18 @@ static void store(const es_case *c, const es_product *p, const tile *t, int64_t 
   }
 }
 
-/* Rows from..to-1 of a matrix as k x WIDE (value or error), absent columns 0. */
+/* WIDE columns of a matrix as k x WIDE (values or errors; NULL = zeros), absent columns 0. */
 static void pack_panel(const es_matrix *m, const double *from, int64_t k, int64_t column, int64_t columns, double *to) {
   for (int64_t i = 0; i < k; i++)
     for (int64_t j = 0; j < WIDE; j++)
       to[i * WIDE + j] = from && j < columns ? from[i * m->row + (column + j) * m->col] : 0;
 }
 
-static void pack_row(const es_matrix *m, const double *from, int64_t row, int64_t k, double *to) {
-  for (int64_t i = 0; i < k; i++) to[i] = from ? from[row * m->row + i * m->col] : 0;
+/* A row of a matrix in one piece: in place where it lies so, else copied to `room`, which holds zeros for from = NULL. */
+static const double *whole_row(const es_matrix *m, const double *from, int64_t row, int64_t k, double *room) {
+  if (from && m->col == 1) return from + row * m->row;
+  for (int64_t i = 0; from && i < k; i++) room[i] = from[row * m->row + i * m->col];
+  return room;
 }
 
 esper_status es_contract(const es_case *c, const es_product *p) {
@@ -107,12 +110,9 @@ esper_status es_contract(const es_case *c, const es_product *p) {
     if (!exact) pack_panel(&p->b, p->b.error, p->k, j, columns, eb);
     for (int64_t i = 0; i < p->m; i++) {
       tile t;
-      pack_row(&p->a, p->a.value, i, p->k, a);
-      tile_exact(p->k, a, b, &t);
-      if (!exact) {
-        pack_row(&p->a, p->a.error, i, p->k, ea);
-        tile_error(p->k, a, ea, b, eb, &t);
-      }
+      const double *row = whole_row(&p->a, p->a.value, i, p->k, a);
+      tile_exact(p->k, row, b, &t);
+      if (!exact) tile_error(p->k, row, whole_row(&p->a, p->a.error, i, p->k, ea), b, eb, &t);
       store(c, p, &t, i, j, columns);
     }
   }

@@ -25,7 +25,7 @@ void es_noise_add(es_tensor64 *t, es_id id, int32_t replicate) {
     if (isinf(e)) continue; /* unknown even by itself: so is all that depends on it */
     t->error[i] = 0;
     if (replicate == 0 || !(e > 0) || !isfinite(t->value[i])) continue;
-    if (replicate == 1 && e >= fabs(t->value[i])) { /* may cancel or underflow to 0, which draws never hit: a quotient by it */
+    if (replicate == 1 && e >= fabs(t->value[i])) { /* may be 0, which no draw hits and a quotient needs to see */
       t->value[i] = 0;
       continue;
     }

@@ -500,5 +500,6 @@ const es_torch table = { ES_TORCH_ABI, version, run, set_threads };
 extern "C" __attribute__((visibility("default"))) const es_torch *es_torch_table(const es_torch_host *from) {
   if (!from || from->abi != ES_TORCH_ABI) return nullptr;
   host = from;
+  at::globalContext().setUserEnabledMkldnn(false); /* oneDNN's JIT maps pages that are writable and executable */
   return &table;
 }

@@ -86,7 +86,8 @@ local RULES = {
     return x and b:add { op = "expand", inputs = { input(g, x, 1) }, attrs = { shape = g:shape(n) } } end },
   { "slice", "everything along the axis: x", function(g, n)
     local x, axis, D = input(g, n, 1), g:attr(n, "axis"), g:dims()
-    return g:attr(n, "step") == 1 and D:value(g:attr(n, "start")) == 0 and g:attr(n, "stop") == g:shape(x)[axis + 1] and x end },
+    return g:attr(n, "step") == 1 and D:value(g:attr(n, "start")) == 0
+      and g:attr(n, "stop") == g:shape(x)[axis + 1] and x end },
   { "concat", "of one: x", function(g, n) return look.inputs(g, n) == 1 and input(g, n, 1) end },
   { "cast", "to the dtype it has: x", function(g, n)
     local x = input(g, n, 1)

@@ -7,8 +7,10 @@
 local look = require "esper.passes.look"
 local views = require "esper.views"
 
-local one = { neg = true, abs = true, sqrt = true, rsqrt = true, exp = true, log = true, round = true, relu = true, gelu = true,
-  silu = true, tanh = true, sigmoid = true, scale = true, clamp = true }
+local one = {
+  neg = true, abs = true, sqrt = true, rsqrt = true, exp = true, log = true, round = true, relu = true,
+  gelu = true, silu = true, tanh = true, sigmoid = true, scale = true, clamp = true,
+}
 local two = { add = true, sub = true, mul = true, div = true, maximum = true, minimum = true }
 local moves = { permute = true, reshape = true }
 local leaf = { input = true, param = true, buffer = true, const = true }

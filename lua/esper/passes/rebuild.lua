@@ -113,8 +113,8 @@ end
 function M.run(_, src, rule, settle)
   local s = survey(src)
   if not rule and not settle and s.dead == 0 then return src, 0 end
-  local b = setmetatable({ src = src, graph = src, op = s.op, uses = s.uses, to = ids(s.count), alone = {}, borrowed = true,
-    copied = -1 }, Builder)
+  local b = setmetatable({ src = src, graph = src, borrowed = true, copied = -1, op = s.op, uses = s.uses,
+    to = ids(s.count), alone = {} }, Builder)
   local changed, count = 0, s.count
   for id = 0, count - 1 do b.to[id] = id end
   if s.dead > 0 then part(b, -1) end
