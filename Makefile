@@ -65,8 +65,11 @@ $(BUILD)/obj/embedded.o: $(G)/embedded.c
 	$(CC) $(BASE) $(CFLAGS) -c $< -o $@
 -include $(OBJ:.o=.d) $(COMMAND:.o=.d)
 
+# One object with only the public names global, so that a host may use any name of its own (and its own libtcc).
 $(BUILD)/libesper.a: $(OBJ) $(G)/tcc.o
-	rm -f $@ && ar rcsD $@ $^
+	ld -r -o $(BUILD)/obj/esper_all.o $^
+	objcopy --wildcard --keep-global-symbol='esper_*' --keep-global-symbol=luaopen_esper_native $(BUILD)/obj/esper_all.o
+	rm -f $@ && ar rcsD $@ $(BUILD)/obj/esper_all.o
 $(BUILD)/libesper.so: $(OBJ) $(G)/tcc.o src/esper.map
 	$(CC) $(CFLAGS) -shared -Wl,-soname,libesper.so.$(MAJOR) -Wl,--version-script=src/esper.map -Wl,-z,defs -Wl,-z,now \
 	  -o $@ $(OBJ) $(G)/tcc.o $(LIBS)
@@ -99,9 +102,10 @@ lint: ## dependency directions, completeness of ops, sizes, shell syntax
 	@for f in spec/*.sh src/bind/*.sh .ci/run; do bash -n $$f || exit 1; done
 
 STRESS := $(patsubst spec/stress/%.c,$(BUILD)/stress/%,$(wildcard spec/stress/*.c))
-$(BUILD)/stress/%: spec/stress/%.c $(BUILD)/libesper.a
+$(BUILD)/stress/%: spec/stress/%.c $(wildcard spec/stress/*.h) $(OBJ) $(G)/tcc.o
 	@mkdir -p $(@D)
-	$(CC) $(BASE) $(CFLAGS) -o $@ $< $(BUILD)/libesper.a $(LIBS)
+	@echo "cc $<"
+	@$(CC) $(BASE) $(CFLAGS) -o $@ $< $(OBJ) $(G)/tcc.o $(LIBS)
 
 ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 asan: ## build with ASan and UBSan and run the specs that reach every C file

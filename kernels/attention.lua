@@ -47,7 +47,7 @@ local function softmax_block(k, id)
     b:each(keys, { s }, function(mask)
       local v = b:load(s, 0, mask)
       local e = math_.exp(b, b:sub(v, max))
-      e = b:select(nothing, b:splat(0), e)
+      e = b:select(b:eq(v, low), b:splat(0), e) -- hidden, also while nothing else was seen; NaN stays NaN
       b:store(s, e, 0, mask)
       if mask then e = b:select(mask, e, b:splat(0)) end
       b:set(sum, b:add(sum, e))

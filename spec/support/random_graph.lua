@@ -402,7 +402,7 @@ local breaks = {
   function(t) return (t:gsub("%d+%]", "99999999999999999999]", 1)) end,          -- overflow
   function(t) return (t:gsub("output \"y1\"[^\n]*", "output \"y1\" %%99999", 1)) end,
   function(t) return (t:gsub("output \"y1\"", "output \"y 1\"", 1)) end,         -- bad name
-  function(t) return t:sub(1, math.floor(#t / 2)) end,                           -- cut short
+  function(t) return t:sub(1, math.floor(#t / 2)) .. "\n%" end,                  -- cut short inside a line
   function(t) return (t:gsub("\n", "\n%%0 = input \"x1\" f32[3]\n", 1)) end,     -- numbering, duplicate name
   function(t) return t .. "nonsense\n" end,
   function(t) return (t:gsub("=(%d)", "=q%1", 1)) end,                           -- malformed attribute

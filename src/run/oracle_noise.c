@@ -103,18 +103,38 @@ static void tighten(spread *s, int64_t row, int64_t n) {
   }
 }
 
-static esper_status open_spreads(es_oracle *o, spread *list, int32_t *count, es_error *err) {
+static bool leaf(const es_node *node) {
+  return node->op == ES_OP_input || node->op == ES_OP_param || node->op == ES_OP_buffer;
+}
+
+/* Nodes that depend on a jump (rounding, integers, order) of an inexact value: few draws may all miss the jump, so nothing
+ * statistical is said of them. */
+static void mark_jumps(const es_oracle *o, bool *jumps) {
+  for (es_id id = 0; id < o->count; id++) {
+    const es_node *node = es_graph_node(o->graph, id);
+    bool inexact = node->nin > 0 && !leaf(es_graph_node(o->graph, node->in[0])) &&
+                   es_is_float(es_graph_node(o->graph, node->in[0])->dtype);
+    bool jump = node->op == ES_OP_round || node->op == ES_OP_topk_index || (node->op == ES_OP_cast && !es_is_float(node->dtype));
+    jumps[id] = jump && inexact;
+    for (int32_t k = 0; k < node->nin; k++) jumps[id] |= jumps[node->in[k]];
+  }
+}
+
+/* Takes over the roots' tensors: those to be tightened as spreads, the others aside, so that local runs don't touch them. */
+static esper_status open_spreads(es_oracle *o, const bool *jumps, spread *list, int32_t *count, es_tensor64 *aside, es_error *err) {
   int32_t roots = es_graph_root_count(o->graph);
-  *count = 0;
   for (int32_t r = 0; r < roots; r++) {
     es_id id = es_graph_root_get(o->graph, r)->node;
     es_tensor64 *t = &o->tensors[id];
     const es_node *node = es_graph_node(o->graph, id);
-    bool leaf = node->op == ES_OP_input || node->op == ES_OP_param || node->op == ES_OP_buffer;
-    if (leaf || !t->value || !es_is_float(node->dtype) || !any_vacuous(t)) continue;
-    spread *s = &list[(*count)++];
-    *s = (spread){ .id = id, .forward = *t, .centre = es_alloc_array((size_t)t->count + 1, 3 * sizeof(double)) };
-    t->value = t->error = NULL; /* the spread owns it now */
+    if (leaf(node) || !t->value) continue; /* a leaf stays; a node that is two roots was taken by the first */
+    bool open = es_is_float(node->dtype) && !jumps[id] && any_vacuous(t);
+    if (!open) aside[id] = *t;
+    spread *s = &list[*count];
+    if (open) *s = (spread){ .id = id, .forward = *t, .centre = es_alloc_array((size_t)t->count + 1, 3 * sizeof(double)) };
+    t->value = t->error = NULL;
+    if (!open) continue;
+    (*count)++;
     if (!s->centre) return es_fail(err, ESPER_ENOMEM, "oracle: out of memory for deviations of node %d", (int)id);
     s->most = s->centre + s->forward.count;
     s->squares = s->most + s->forward.count;
@@ -133,41 +153,40 @@ static esper_status local_runs(es_oracle *o, spread *list, int32_t count, es_err
   return status;
 }
 
+/* Gives the roots their tensors back, tightened when all went well. */
+static void close_spreads(es_oracle *o, spread *list, int32_t count, es_tensor64 *aside, bool good) {
+  for (es_id id = 0; id < o->count; id++) {
+    if (!aside[id].value) continue;
+    es_tensor64_clear(&o->tensors[id]);
+    o->tensors[id] = aside[id];
+  }
+  for (int32_t k = 0; k < count; k++) {
+    spread *s = &list[k];
+    int64_t n = es_row_length(&s->forward);
+    for (int64_t row = 0; good && row < s->forward.count; row += n) tighten(s, row, n);
+    es_tensor64_clear(&o->tensors[s->id]);
+    o->tensors[s->id] = s->forward;
+    es_free(s->centre);
+  }
+}
+
 esper_status es_oracle_run(es_oracle *o, es_error *err) {
   esper_status status = es_oracle_once(o, err);
   int32_t roots = es_graph_root_count(o->graph), count = 0;
   if (status || roots == 0 || o->keep_all) return status;
   spread *list = es_alloc_array((size_t)roots, sizeof *list);
-  if (!list) return es_fail(err, ESPER_ENOMEM, "oracle: out of memory");
-  es_tensor64 *others = NULL; /* roots whose forward bounds stand keep them across the local runs */
-  status = open_spreads(o, list, &count, err);
-  if (!status && count > 0) {
-    others = es_alloc_array((size_t)o->count, sizeof *others);
-    if (!others) status = es_fail(err, ESPER_ENOMEM, "oracle: out of memory");
-    for (int32_t r = 0; r < roots && !status; r++) {
-      es_id id = es_graph_root_get(o->graph, r)->node;
-      const es_node *node = es_graph_node(o->graph, id);
-      if (node->op == ES_OP_input || node->op == ES_OP_param || node->op == ES_OP_buffer || !o->tensors[id].value) continue;
-      others[id] = o->tensors[id];
-      o->tensors[id].value = o->tensors[id].error = NULL;
-    }
-    if (!status) status = local_runs(o, list, count, err);
-    for (int32_t id = 0; others && id < o->count; id++) {
-      if (!others[id].value) continue;
-      es_tensor64_clear(&o->tensors[id]);
-      o->tensors[id] = others[id];
-    }
+  es_tensor64 *aside = es_alloc_array((size_t)o->count, sizeof *aside);
+  bool *jumps = es_alloc_array((size_t)o->count, sizeof *jumps);
+  if (list && aside && jumps) {
+    mark_jumps(o, jumps);
+    status = open_spreads(o, jumps, list, &count, aside, err);
+    if (!status && count > 0) status = local_runs(o, list, count, err);
+    close_spreads(o, list, count, aside, !status);
+  } else {
+    status = es_fail(err, ESPER_ENOMEM, "oracle: out of memory");
   }
-  for (int32_t k = 0; k < count; k++) {
-    spread *s = &list[k];
-    int64_t n = es_row_length(&s->forward);
-    if (!status)
-      for (int64_t row = 0; row < s->forward.count; row += n) tighten(s, row, n);
-    es_tensor64_clear(&o->tensors[s->id]);
-    o->tensors[s->id] = s->forward;
-    es_free(s->centre);
-  }
-  es_free(others);
+  es_free(jumps);
+  es_free(aside);
   es_free(list);
   return status;
 }
