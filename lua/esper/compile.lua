@@ -110,9 +110,13 @@ local function build_groups(r, opts)
   need(group.verify(r.groups))
 end
 
+-- What the store holds under the key; a record that today's loader refuses counts as absent and is compiled anew.
 local function from_store(r, opts)
   local stored = artifact.load(opts.store, r)
   if not stored then return false end
+  local usable, kernel = pcall(kernel_of, stored.plan, stored.object)
+  if not usable then return false end
+  r.kernel = kernel
   r.status, r.plan, r.object, r.unit, r.certificate_text =
     "CACHED", stored.plan, stored.object, stored.unit, stored.certificate
   return true
@@ -129,9 +133,9 @@ local function compile(r, opts)
     r.object = object_of(r.unit)                                                          lap "object"
     local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
     r.status, r.plan, r.naive = "SUCCESS", made.plan, made.naive                          lap "plan"
+    r.kernel = kernel_of(r.plan, r.object)                                                lap "load"
   end
-  r.kernel = kernel_of(r.plan, r.object)
-  artifact.describe(r)                                                                    lap "load"
+  artifact.describe(r)
   if opts.store and not stored then
     need(artifact.save(opts.store, r))                                                    lap "put"
   end

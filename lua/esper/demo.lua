@@ -7,7 +7,8 @@ local text = require "esper.text"
 
 local M = {}
 
-local HEAD = { "blueprint", "nodes", "kernels", "params", "compile ms", "eval ulp", "relative", "train ulp", "relative", "shapes", "certificate" }
+local HEAD = { "blueprint", "nodes", "kernels", "params", "compile ms", "eval ulp", "relative", "train ulp", "relative", "shapes",
+  "certificate" }
 
 -- A small input for the example output: every symbol 2 (or the least its range allows).
 local function example(kernel, graph)

@@ -288,13 +288,29 @@ local function bad_root(f)
   end
 end
 
---- Groups of a graph in execution order: { groups = {...}, alias = {...}, facts = f, views = v } | nil, message.
+local half = { f16 = true, bf16 = true }
+
+-- Refuses dtypes that no recipe takes, naming the first node that has one.
+local function check_dtypes(f)
+  for id = 0, f.n - 1 do
+    if f.live[id] and half[f.dtype[id]] then
+      local name = f.graph:label(id)
+      return ("%s%s is %s; kernels compute f32 and f64 and move i32 i64 u8 bool: convert it outside")
+        :format(f.op[id], name and " '" .. name .. "'" or " %" .. id, f.dtype[id])
+    end
+  end
+end
+
+--- Groups of a graph in execution order: { groups = {...}, alias = {...}, facts = f, views = v }
+-- | nil, message, status.
 function M.build(graph)
   local f = facts.read(graph)
+  local wrong = check_dtypes(f)
+  if wrong then return nil, wrong, "EDTYPE" end
   local root = bad_root(f)
   if root then
     return nil, ("group: %s '%s' is a leaf or the same node as another root; run the pass 'roots' before grouping")
-      :format(root.kind, root.name)
+      :format(root.kind, root.name), "EINTERNAL"
   end
   local b = setmetatable({ f = f, v = views.of(f), list = {}, -- groups by position
     home = {}, reads = {}, readers = {}, wanted = {},         -- by node: its group, operands, readers, root or not

@@ -13,9 +13,9 @@ end
 local function op(name)
   local info = require("esper.native").opinfo[name]
   if not info then return nil end
-  local lines = { ("op %s, %s, %s"):format(name, info.class,
-    info.min == info.max and ("%d input%s"):format(info.min, info.min == 1 and "" or "s") or ("%d to %d inputs"):format(info.min, info.max)),
-    "  " .. info.doc }
+  local inputs = info.min == info.max and ("%d input%s"):format(info.min, info.min == 1 and "" or "s")
+    or ("%d to %d inputs"):format(info.min, info.max)
+  local lines = { ("op %s, %s, %s"):format(name, info.class, inputs), "  " .. info.doc }
   for _, a in ipairs(info.attrs) do lines[#lines + 1] = "  " .. attribute(a) end
   return table.concat(lines, "\n")
 end

@@ -215,7 +215,8 @@ function Kernel:__tostring()
     end
   end
   lines[#lines + 1] = "  key    " .. self.key
-  lines[#lines + 1] = "  proved " .. (self.certificate and (self.certificate.passed and "yes" or "NO: " .. self.certificate.failure) or "not yet")
+  local c = self.certificate
+  lines[#lines + 1] = "  proved " .. (not c and "not yet" or c.passed and "yes" or "NO: " .. c.failure)
   return table.concat(lines, "\n")
 end
 

@@ -187,7 +187,9 @@ local function torch_run(graph, values, data, seed, step)
 end
 M.torch_run, M.leaves, M.evaluate, M.judge, M.symbol_array = torch_run, leaves, evaluate, judge, symbol_array
 
-local function new_sum() return { elements = 0, judged = 0, statistical = 0, max_ulp = 0, max_rel = 0, max_abs = 0, max_share = 0, shapes = 0 } end
+local function new_sum()
+  return { shapes = 0, elements = 0, judged = 0, statistical = 0, max_ulp = 0, max_rel = 0, max_abs = 0, max_share = 0 }
+end
 M.new_sum = new_sum
 
 -- One draw; returns nil or the failure.

@@ -207,6 +207,9 @@ esper_status es_shape_sdpa(es_shaper *s) {
         es_want_equal(s, q->shape[rank - 1], "the last axis of q", k->shape[rank - 1], "that of k");
   if (!status)
     status = es_want_equal(s, k->shape[rank - 2], "axis S of k", v->shape[rank - 2], "that of v");
+  int64_t width;
+  if (!status && node->f[0] == 0) /* scale = 1/sqrt(d) is part of the code */
+    status = es_want_const(s, q->shape[rank - 1], "the last axis of q, as scale is not given,", &width);
   if (status) return status;
   es_node scores = *q;
   scores.shape[rank - 1] = k->shape[rank - 2];

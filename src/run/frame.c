@@ -307,7 +307,6 @@ esper_status es_frame_fault(const es_frame *f, int32_t step, int64_t fault, es_e
                    s->label, (long long)fault);
   int32_t value = s->operands[fault - 1];
   const es_value *v = es_plan_value_get(f->kernel->plan, value);
-  return es_fail(err, ESPER_EINDEX,
-                 "step %d (%s): an index in operand %d, %s #%d \"%s\", is out of range", step,
-                 s->label, (int)(fault - 1), es_role_name(v->role), value, v->name);
+  return es_fail(err, ESPER_EINDEX, "step %d (%s): an index in %s #%d \"%s\" is out of range", step,
+                 s->label, es_role_name(v->role), value, v->name);
 }

@@ -1,6 +1,7 @@
 --- esper doctor
 return {
-  name = "doctor", usage = "[--json]", doc = "Shows what was found: processor, ISA, caches, libtorch, store, limits.", positional = { 0, 0 },
+  name = "doctor", usage = "[--json]", positional = { 0, 0 },
+  doc = "Shows what was found: processor, ISA, caches, libtorch, store, limits.",
   options = { { "--json", nil, "print for machines" }, { "--no-torch", nil, "do not load libtorch" } },
   run = function(args)
     local facts = require("esper.doctor").facts { torch = not args.no_torch }

@@ -33,7 +33,8 @@ end
 function M.whole(name, value, default)
   if value == nil then return default end
   local n = tonumber(value)
-  if not n or n ~= math.floor(n) or n < 0 or n >= 2 ^ 53 then return nil, ("%s %s: want a whole number of at least 0"):format(name, value) end
+  local whole = n and n == math.floor(n) and n >= 0 and n < 2 ^ 53
+  if not whole then return nil, ("%s %s: want a whole number of at least 0"):format(name, value) end
   return n
 end
 

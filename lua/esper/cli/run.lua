@@ -21,7 +21,9 @@ local function source(name, text, dtype, seed)
   local shape = {}
   for e in sizes:gmatch("%d+") do shape[#shape + 1] = tonumber(e) end
   local allowed = { randn = "normal", zeros = true, ones = true, index = "index" }
-  if not allowed[kind] then return nil, ("input '%s': no source '%s'; there are randn zeros ones index, or a .npy file"):format(name, kind) end
+  if not allowed[kind] then
+    return nil, ("input '%s': no source '%s'; there are randn zeros ones index, or a .npy file"):format(name, kind)
+  end
   local count = 1
   for _, e in ipairs(shape) do count = count * e end
   if count > 2 ^ 32 then return nil, ("input '%s': %s has over 2^32 elements"):format(name, text) end

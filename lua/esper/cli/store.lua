@@ -31,7 +31,6 @@ return {
       return nil, ("no store command '%s'%s\n%s"):format(verb, near and ", did you mean " .. near .. "?" or "", usage()), "usage"
     end
     if #args - 1 < v[1] or #args - 1 > v[2] then return nil, ("esper store %s %s"):format(verb, v[3]), "usage" end
-    local urza = require "esper.urza"
-    return urza.command[verb](args)
+    return require("esper.cli.store_verbs")[verb](args)
   end,
 }
