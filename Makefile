@@ -37,9 +37,10 @@ $(G)/stub: ; @mkdir -p $@ && for h in stdint stddef stdbool stdarg; do : > $@/$$
 $(G)/native.cdef: $(wildcard src/*.h src/*/*.h src/*/*.def) | $(G)/stub
 	@mkdir -p $(@D)
 	$(CC) -E -P -nostdinc -I$(G)/stub -Isrc src/bind/native.h -o $@
-$(G)/embedded.c: src/bind/embed.lua $(G)/native.cdef $(SCRIPTS)
+CODE    := $(sort $(wildcard src/*/*.[ch] src/*/*.def))
+$(G)/embedded.c: src/bind/embed.lua $(G)/native.cdef $(SCRIPTS) $(CODE)
 	luajit src/bind/embed.lua $(G)/native.cdef $(SCRIPTS) > $@
-	@echo "const char es_embedded_hash[] = \"$$(sha256sum $(filter-out blueprints/%,$(SCRIPTS)) | sha256sum | cut -c1-64)\";" >> $@
+	@echo "const char es_embedded_hash[] = \"$$(sha256sum $(filter-out blueprints/%,$(SCRIPTS)) $(CODE) | sha256sum | cut -c1-64)\";" >> $@
 
 # --- libtcc.a, made fit for a shared library (docs/architecture.md, "libtcc") -------------------
 LIBTCC := $(shell $(CC) -print-file-name=libtcc.a)

@@ -125,8 +125,7 @@ end
 
 -- ---- operands of the step ----
 
--- The C name made for `key` in this function; `make(index)` appends to `list` and gives the
--- declaration on first use.
+-- The C name of `key` in this function; on first use `entry` joins `list` and the name is declared.
 local function once(self, key, prefix, list, entry, declare)
   local name = self.seen[key]
   if not name then

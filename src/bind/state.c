@@ -106,8 +106,8 @@ static void add_scripts(lua_State *L, es_text *all) {
 static int native_build(lua_State *L) {
   es_text all = {0};
   es_text_add(&all, "%s tcc %s\n", ESPER_VERSION, ES_TCC_BUILD);
-  if (!script_dir(L)) es_text_add(&all, "%s", es_embedded_hash);
-  else add_scripts(L, &all);
+  es_text_add(&all, "%s\n", es_embedded_hash);
+  if (script_dir(L)) add_scripts(L, &all);
   es_hash hash;
   char hex[65];
   es_hash_of(all.bytes, all.length, &hash);

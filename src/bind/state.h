@@ -8,7 +8,7 @@
 
 typedef struct es_embedded { const char *path, *text; size_t length; } es_embedded; /* ends with a NULL path */
 extern const es_embedded es_embedded_files[];
-extern const char es_embedded_hash[]; /* of all embedded scripts but blueprints; taken when the library is built */
+extern const char es_embedded_hash[]; /* of the C sources and all embedded scripts but blueprints; taken when the library is built */
 
 /* Text of a script by its path in the tree ("lua/esper/native.lua", "kernels/reduce.lua"), pushed as a string: from
  * `dir` when not NULL, else the embedded copy. Returns 0 (nothing pushed) when there is none. */

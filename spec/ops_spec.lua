@@ -1,0 +1,291 @@
+-- Every op on hand-picked cases: the compiled kernel, between guard pages on either side, against the oracle, and both
+-- against results worked out by hand. Then shapes of several tiles, which the random graphs are too small for.
+local cases = require "support.op_cases"
+local native = require "esper.native"
+local one = require "support.one_graph"
+local tensor = require "esper.tensor"
+local validate = require "esper.validate"
+local C = native.C
+
+-- Graph text of a row in one float type, and the names of its leaves and outputs.
+local function text_of(row, dtype)
+  local lines, leaves, nodes = {}, {}, {}
+  for name, extent in pairs(row.symbols or {}) do lines[#lines + 1] = ("symbol %s 0 %d"):format(name, extent) end
+  for leaf in row.leaves:gmatch "%S+" do
+    leaves[#leaves + 1] = string.char(96 + #leaves + 1)
+    lines[#lines + 1] = ('%%%d = input "%s" %s'):format(#leaves - 1, leaves[#leaves], leaf)
+  end
+  for node in row.nodes:gmatch "[^|]+" do
+    lines[#lines + 1] = ("%%%d = %s"):format(#leaves + #nodes, node)
+    nodes[#nodes + 1] = node
+  end
+  local outputs = row.results and #row.results or 1
+  for i = 1, outputs do
+    lines[#lines + 1] = ('output "y%d" %%%d'):format(i, #leaves + #nodes - outputs + i - 1)
+  end
+  return (table.concat(lines, "\n") .. "\n"):gsub("f32", dtype), leaves
+end
+
+local function make(row, dtype)
+  local text, leaves = text_of(row, dtype)
+  local t = assert(one.compile(text, row.symbols))
+  local data = {}
+  for i, name in ipairs(leaves) do data[name] = row.data[i] end
+  return t:give(function(name, i) return data[name][i + 1] end)
+end
+
+local function same(got, want, signs)
+  if want ~= want then return got ~= got end
+  return got == want and (not signs or want ~= 0 or 1 / got == 1 / want)
+end
+
+-- Nil, or how `results` and the oracle differ from what the row says.
+local function differs(row, t, oracle, results)
+  for i, want in ipairs(row.results) do
+    local got = results["output y" .. i]
+    if got.count ~= #want then return ("y%d has %d elements, wanted %d"):format(i, got.count, #want) end
+    local truth = C.es_oracle_get(oracle, t.graph:roots()[i].node)
+    local rounded = tensor.new(got.dtype, { 1 })
+    for j, w in ipairs(want) do
+      rounded.data[0] = w
+      local g, value = tonumber(got.data[j - 1]), truth.value[j - 1]
+      w = tonumber(w)
+      if not row.near and not same(g, tonumber(rounded.data[0]), row.signs) then
+        return ("y%d[%d] is %.17g, wanted %.17g"):format(i, j - 1, g, w)
+      end
+      local close = math.abs(value - w) <= 1e-12 * math.abs(w) + truth.error[j - 1]
+      if not (same(value, w) or close) then return ("the oracle has %.17g at y%d[%d], wanted %.17g"):format(value, i, j - 1, w) end
+    end
+  end
+end
+
+local function judge(row, dtype)
+  local t = make(row, dtype)
+  local oracle, why, status = t:oracle()
+  if row.fails then
+    if oracle or status ~= "EINDEX" or not why:find(row.op, 1, true) then return "oracle: " .. tostring(why) end
+    local results
+    results, why, status = t:guarded(true)
+    local named = why and why:find(row.op, 1, true) and why:find('"' .. row.fails .. '"', 1, true)
+    return (results or status ~= "EINDEX" or not named) and "kernel: " .. tostring(why) or nil
+  end
+  if not oracle then return why end
+  for _, at_end in ipairs { false, true } do
+    local results, message = t:guarded(at_end)
+    if not results then return message end
+    local problem = t:judge(oracle, results) or differs(row, t, oracle, results)
+    if problem then return problem end
+  end
+end
+
+describe("ops", function()
+  it("have hand-picked cases, all of them", function()
+    local seen = { param = true, buffer = true } -- leaves like input: catalogue_spec.lua
+    for _, row in ipairs(cases) do seen[row.op] = true end
+    for op in pairs(native.opinfo) do assert.truthy(seen[op], op .. " has no case") end
+  end)
+
+  it(("do as their meaning says on %d cases"):format(#cases), function()
+    local failures, count = {}, 0
+    for _, row in ipairs(cases) do
+      for _, dtype in ipairs { "f32", "f64" } do
+        if dtype == "f32" or not row.only and (row.leaves .. row.nodes):find "f32" then
+          count = count + 1
+          local ok, problem = pcall(judge, row, dtype)
+          if not ok or problem then failures[#failures + 1] = ("%s (%s, %s): %s"):format(row.op, row.what, dtype, tostring(problem)) end
+        end
+      end
+      collectgarbage()
+    end
+    print(("op_cases 0 %d %d 2_alignments"):format(count, #failures))
+    assert.same({}, failures)
+  end)
+
+  it("draw the same numbers for one seed and step, others for another", function()
+    local t = assert(one.compile('%0 = input "x" f32[2000]\n%1 = dropout %0 p=0.25 stream=3\n%2 = noise %0 std=1 stream=3\n'
+      .. 'output "d" %1\noutput "n" %2\n')):give(function() return 1 end)
+    local first, dropped = t:run(nil, 7, 1), 0
+    assert.is_nil(t:judge(assert(t:oracle(7, 1)), first))
+    for _, name in ipairs { "output d", "output n" } do
+      assert.equal(first[name]:raw(), t:run(nil, 7, 1)[name]:raw())
+      assert.not_equal(first[name]:raw(), t:run(nil, 8, 1)[name]:raw())
+      assert.not_equal(first[name]:raw(), t:run(nil, 7, 2)[name]:raw())
+    end
+    for i = 0, 1999 do dropped = dropped + (first["output d"].data[i] == 0 and 1 or 0) end
+    assert.is_true(dropped > 400 and dropped < 600, dropped .. " of 2000 dropped at p = 0.25") -- 5 sigma is 97
+  end)
+end)
+
+-- name, symbols, graph text; leaves x are spread over (-1, 1), i are indices below 97, m is a sparse mask.
+local BIG = {
+  { "pointwise over tiles", { n = 50001 }, "%0 = input \"x\" f32[n]\n%1 = exp %0\n%2 = mul %1 %0\noutput \"y\" %2" },
+  { "broadcast and transposed reads", { n = 20011 }, [[%0 = input "x" f32[n, 3]
+%1 = input "z" f32[n, 1]
+%2 = mul %1 %0
+%3 = permute %2 perm=1,0
+%4 = exp %3
+output "y" %4
+output "z" %2]] },
+  { "a transposition kept by reshape", { m = 97, n = 401 }, [[%0 = input "x" f32[n, m]
+%1 = permute %0 perm=1,0
+%2 = reshape %1 shape=[m*n]
+output "y" %2]] },
+  { "casts over pieces", { n = 33333 }, [[%0 = input "x" f32[n]
+%1 = scale %0 mul=100
+%2 = cast %1 to=i32
+%3 = cast %2 to=f32
+%4 = sub %1 %3
+output "y" %4
+output "i" %2]] },
+  { "convolution rows of several pieces", { w = 1301 }, [[%0 = input "x" f32[2, 4, 3, w]
+%1 = param "k" f32[4, 2, 3, 5] init=ones
+%2 = conv2d %0 %1 pad=1,2 groups=2
+%3 = relu %2
+output "y" %3
+output "z" %2]] },
+  { "strided, dilated, grouped convolution", { w = 4999 }, [[%0 = input "x" f32[2, 4, w]
+%1 = param "k" f32[6, 2, 3] init=ones
+%2 = conv1d %0 %1 stride=7 pad=5 dilation=4 groups=2
+output "y" %2]] },
+  { "contraction of several column chunks", { n = 5 }, [[%0 = input "x" f32[n, 37]
+%1 = param "w" f32[613, 37] init=ones
+%2 = linear %0 %1
+%3 = gelu %2
+%4 = matmul %0 %3 ta=1
+output "y" %4]] },
+  { "a long contraction", { n = 30011 }, "%0 = input \"x\" f32[2, n]\n%1 = matmul %0 %0 tb=1\noutput \"y\" %1" },
+  { "attention over many pieces of keys", { s = 197 }, [[%0 = input "x" f32[2, s, 9]
+%1 = input "m" bool[s, s]
+%2 = sdpa %0 %0 %0 %1 causal=1
+%3 = sdpa %0 %0 %0
+output "y" %2
+output "z" %3]] },
+  { "topk of many", { n = 5003 }, [[%0 = input "x" f32[2, n]
+%1 = topk %0 k=500
+%2 = topk_index %0 k=500
+output "y" %1
+output "i" %2]] },
+  { "reductions of 100,003 rows", { n = 100003 }, [[%0 = input "x" f32[n, 2]
+%1 = reduce_sum %0 axes=0
+%2 = reduce_var %0 axes=0,1
+%3 = reduce_max %0 axes=0
+%4 = reduce_mean %0 axes=0,1 keepdim=1
+output "a" %1
+output "b" %2
+output "c" %3
+output "d" %4]] },
+  { "norms over long rows and columns", { n = 5003 }, [[%0 = input "x" f32[2, n, 3]
+%1 = softmax %0 axis=1
+%2 = log_softmax %0 axis=1
+%3 = reshape %0 shape=[1, 2, n*3]
+%4 = group_norm %3 groups=2
+%5 = softmax %3
+output "a" %1
+output "b" %2
+output "c" %4
+output "d" %5]] },
+  { "indices by the thousand", { n = 1777 }, [[%0 = input "x" f32[97, 131]
+%1 = input "i" i32[n]
+%2 = embedding %0 %1
+%3 = cross_entropy %2 %1 ignore=3
+output "y" %2
+output "z" %3]] },
+  { "gather and scatter over tiles", { n = 3001 }, [[%0 = input "x" f32[97, 33]
+%1 = input "i" i64[n, 33]
+%2 = gather %0 %1 axis=0
+%3 = scatter_add %0 %1 %2 axis=0
+%4 = relu %3
+output "y" %4]] },
+  { "pooling rows of several pieces", { w = 1301 }, [[%0 = input "x" f32[1, 2, 5, w]
+%1 = max_pool2d %0 kernel=3,2 stride=1,1 pad=1,1
+%2 = avg_pool2d %0 kernel=2,3
+%3 = adaptive_avg_pool2d %0 out=2,1000
+output "y" %1
+output "z" %2
+output "a" %3]] },
+  { "rotation over chunks of pairs", { t = 301 }, "%0 = input \"x\" f32[2, t, 300]\n%1 = rope %0\n%2 = abs %1\noutput \"y\" %2" },
+  { "eight pieces, two of them empty", { t = 5003 }, [[%0 = input "x" f32[3, t]
+%1 = input "z" f32[3, 0]
+%2 = concat %0 %1 %0 %0 %1 %0 %0 %0 axis=1
+%3 = abs %2
+output "y" %3]] },
+  { "views of views of views", { t = 7777 }, [[%0 = input "x" f32[3, t]
+%1 = slice %0 axis=1 start=[2] stop=[t] step=3
+%2 = permute %1 perm=1,0
+%3 = slice %2 axis=0 start=[1] stop=[t//3] step=2
+%4 = expand %3 shape=[2, t//6, 3]
+%5 = reshape %4 shape=[2*(t//6)*3]
+%6 = reduce_sum %4 axes=1
+output "y" %5
+output "z" %6]] },
+  { "outputs that are inputs and each other", { n = 5 }, [[%0 = input "x" f32[n]
+%1 = exp %0
+%2 = reshape %1 shape=[n, 1]
+%3 = permute %2 perm=1,0
+output "a" %0
+output "b" %0
+output "c" %1
+output "d" %2
+output "e" %3
+output "f" %1]] },
+  { "buffers read, exchanged and returned", { n = 5 }, [[%0 = input "x" f32[n]
+%1 = buffer "b" f32[5] init=zeros
+%2 = buffer "c" f32[5] init=ones
+%3 = add %1 %2
+update "b" %2
+update "c" %1
+output "y" %3
+output "z" %1]] },
+}
+
+-- A chain of `count` nodes that all read x again, 30 inputs wide: over the limits of one group in nodes and operands.
+local function wide_chain(count)
+  local lines = {}
+  for i = 0, 29 do lines[#lines + 1] = ('%%%d = input "x%d" f32[n, 7]'):format(i, i) end
+  local last = 0
+  for i = 30, 30 + count - 1 do
+    local op = ({ "add", "mul", "sub", "maximum" })[i % 4 + 1]
+    lines[#lines + 1] = ("%%%d = %s %%%d %%%d"):format(i, op, last, i % 30)
+    last = i
+    if i % 20 == 0 then lines[#lines + 1] = ('output "y%d" %%%d'):format(i, i) end
+  end
+  lines[#lines + 1] = ('output "last" %%%d'):format(last)
+  return table.concat(lines, "\n")
+end
+BIG[#BIG + 1] = { "a chain of 90 nodes over 30 inputs", { n = 301 }, wide_chain(90) }
+
+local function element(name, i)
+  if name:sub(1, 1) == "i" then return i * 37 % 97 end
+  if name == "m" then return i * 7919 % 13 < 2 and 1 or 0 end
+  return ((i + #name * 3) * 7919 + 13) % 1009 / 505 - 1
+end
+
+describe("large shapes", function()
+  local pools = {}
+  setup(function()
+    for threads = 1, 4 do
+      local out = native.new "es_pool *[1]"
+      assert.equal(0, C.es_pool_new(threads, out, native.fresh()))
+      pools[threads] = native.gc(out[0], C.es_pool_release)
+    end
+  end)
+
+  for _, big in ipairs(BIG) do
+    it(big[1], function()
+      local head = {}
+      for name, v in pairs(big[2]) do head[#head + 1] = ("symbol %s %d 1000000\n"):format(name, v / 2) end
+      table.sort(head)
+      local t = assert(one.compile(table.concat(head) .. big[3] .. "\n", big[2])):give(element)
+      local sum = validate.new_sum()
+      local results = assert(t:guarded(true))
+      assert.is_nil(t:judge(assert(t:oracle()), results, sum))
+      assert.is_true(sum.judged > 0.9 * sum.elements)
+      for threads, pool in ipairs(pools) do
+        for name, again in pairs(assert(t:run(pool))) do
+          assert.is_true(results[name]:raw() == again:raw(), name .. " differs with threads: " .. threads)
+        end
+      end
+      collectgarbage()
+    end)
+  end
+end)
