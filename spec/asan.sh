@@ -11,7 +11,7 @@ ESPER_STORE=$(mktemp -d)
 export ESPER_STORE
 trap 'rm -rf "$ESPER_STORE"' EXIT
 out=$(mktemp)
-LD_PRELOAD="$asan $ubsan" busted --run=asan -o TAP 2>&1 | tee "$out" | grep -v '^ok '
+LD_PRELOAD="$asan $ubsan" busted --run=asan -o TAP 2>&1 | tee "$out" | grep --line-buffered -v '^ok '
 passed=$(grep -c '^ok ' "$out")
 bad=$(grep -cE '^not ok |AddressSanitizer|runtime error:' "$out")
 plan=$(grep -c '^1\.\.' "$out")

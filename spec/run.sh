@@ -4,7 +4,7 @@
 floor=${ESPER_SPEC_FLOOR:-150}
 out=$(mktemp) || exit 1
 trap 'rm -f "$out"' EXIT
-busted -o TAP "$@" 2>&1 | tee "$out" | grep -v '^ok '
+busted -o TAP "$@" 2>&1 | tee "$out" | grep --line-buffered -v '^ok '
 code=${PIPESTATUS[0]}
 passed=$(grep -c '^ok ' "$out")
 failed=$(grep -c '^not ok ' "$out")

@@ -130,8 +130,8 @@ local function check_fields(d, E)
     E.add(nil, "blueprint", format("body is %s, wanted { doc =, hyper =, input =, build = }", describe(body)))
     return false
   end
-  for key, v in pairs(body) do
-    local wanted = FIELDS[key]
+  for _, key in ipairs(hyper.keys(body)) do
+    local v, wanted = body[key], FIELDS[key]
     if not wanted then
       local names = { "doc", "hyper", "input", "sizes", "build", "check" }
       local near = type(key) == "string" and #key < 64 and nearest(key, names)

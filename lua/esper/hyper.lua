@@ -55,6 +55,14 @@ function M.parse(text)
   return set
 end
 
+--- Keys of a table, ascending by their text, so that errors come in one order.
+function M.keys(t)
+  local keys = {}
+  for k in pairs(t) do keys[#keys + 1] = k end
+  table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+  return keys
+end
+
 -- Text given on a command line takes the type of the default.
 local function typed(v, default)
   if type(v) ~= "string" or type(default) == "string" then return v end
@@ -64,8 +72,9 @@ local function typed(v, default)
 end
 
 local function specifications(body, E)
-  local specs, names = {}, {}
-  for name, given in pairs(body.hyper or {}) do
+  local specs, names, keys = {}, {}, M.keys(body.hyper or {})
+  for _, name in ipairs(keys) do
+    local given = body.hyper[name]
     if type(name) ~= "string" or not match(name, "^[%a_][%w_]*$") then
       E.add(nil, "hyper", "name is " .. describe(name) .. ", wanted letters, digits and _")
     else
@@ -74,7 +83,6 @@ local function specifications(body, E)
       if not spec then E.add(nil, "hyper '" .. name .. "'", problem) else specs[name] = spec end
     end
   end
-  table.sort(names)
   return specs, names
 end
 
@@ -82,10 +90,7 @@ end
 local function override(specs, names, set, E)
   local values = {}
   for name, spec in pairs(specs) do values[name] = spec.default end
-  local given = {}
-  for name in pairs(set) do given[#given + 1] = name end
-  table.sort(given, function(a, b) return tostring(a) < tostring(b) end)
-  for _, name in ipairs(given) do
+  for _, name in ipairs(M.keys(set)) do
     local spec = specs[name]
     if spec then
       values[name] = typed(set[name], spec.default)

@@ -114,7 +114,7 @@ return {
     { { 1, 2, 3 }, { 10, 1 } }, { { 0, 12, 0 } }),
   row("conv1d", "dilation, groups, bias", "f32[1,2,3] f32[2,1,2] f32[2]", "conv1d %0 %1 %2 dilation=2 groups=2",
     { { 1, 2, 3, 4, 5, 6 }, { 1, 10, 1, 100 }, { 0.5, 0 } }, { { 31.5, 604 } }),
-  row("conv1d", "no sample; no column", "f32[0,1,4] f32[1,1,1] f32[1,1,0]", "conv1d %0 %1|conv1d %2 %1", { {}, { 1 }, {} }, { {}, {} }, { symbols = {} }),
+  row("conv1d", "no sample", "f32[0,1,4] f32[1,1,2]", "conv1d %0 %1", { {}, { 1, 1 } }, { {} }),
   row("conv2d", "unequal strides and pads", "f32[1,1,2,3] f32[1,1,2,1]", "conv2d %0 %1 stride=1,2 pad=1,0", { { 1, 2, 3, 4, 5, 6 }, { 1, 10 } },
     { { 10, 30, 41, 63, 4, 6 } }),
 

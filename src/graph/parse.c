@@ -3,6 +3,7 @@
  * like any other.
  * Invariant: a graph that comes out passes es_graph_check, and printing it gives what was read,
  * normalised. */
+#include <stdio.h>
 #include <limits.h>
 #include <string.h>
 #include "base/memory.h"
