@@ -63,15 +63,17 @@ end
 function One:guarded(at_end)
   local run, results, keep = execution(self)
   local verdict = native.new "es_guard_result"
-  if C.es_guard_run(self.kernel.kernel, run, at_end, 60, verdict, native.fresh()) ~= 0 then return native.failure() end
-  return results, keep
+  local failed = C.es_guard_run(self.kernel.kernel, run, at_end, 60, verdict, native.fresh()) ~= 0
+  if failed and keep then return native.failure() end
+  return results
 end
 
 function One:run(pool, seed, step)
   local run, results, keep = execution(self, seed, step)
   run.pool = pool
-  if C.es_kernel_run(self.kernel.kernel, run, native.fresh()) ~= 0 then return native.failure() end
-  return results, keep
+  local failed = C.es_kernel_run(self.kernel.kernel, run, native.fresh()) ~= 0
+  if failed and keep then return native.failure() end -- `keep` holds the leaves until here
+  return results
 end
 
 function One:oracle(seed, step)

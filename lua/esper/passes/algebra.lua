@@ -14,7 +14,11 @@ local function power_of_two(x) -- with a normal reciprocal in f32
   return math.abs(m) == 0.5 and e > -120 and e < 120
 end
 
-local function scale(b, x, mul, add) return b:add { op = "scale", inputs = { x }, attrs = { mul = mul, add = add } } end
+-- A scale node takes finite numbers only; with others the rule does not apply.
+local function scale(b, x, mul, add)
+  if mul - mul ~= 0 or add - add ~= 0 then return nil end
+  return b:add { op = "scale", inputs = { x }, attrs = { mul = mul, add = add } }
+end
 
 -- The operand that is not constant and the constant, when that operand already has the result's shape.
 local function with_constant(g, n, k)
