@@ -5,6 +5,8 @@ local kernel = require "esper.kernel"
 local validate = require "esper.validate"
 
 local SHAPES = tonumber(os.getenv "ESPER_SPEC_SHAPES" or 20)
+-- Under sanitizers the large ones, which run the same code for minutes, are left out.
+local LARGEST = os.getenv "ESPER_SPEC_SANITIZED" and 1e5 or math.huge
 
 -- At the defaults: C = 64, d = 384, and the first generation's own sizes.
 local PARAMS = {
@@ -18,7 +20,8 @@ local PARAMS = {
   ["first/cap_fuse_hffn"] = 0, ["first/router_moe_aux"] = 196864, ["first/proj_lora"] = 98304, ["first/proj_ia3"] = 768,
   ["first/kv_cache_8bit"] = 0, ["first/load_bal_ema"] = 0,
 }
-local HOSTS = { "hosts/cnn_host", "hosts/transformer_host" }
+local HOSTS = { "hosts/cnn_host", "hosts/transformer_host" } -- the reference system gives no counts for these
+local HOST_PARAMS = { ["hosts/cnn_host"] = 94762, ["hosts/transformer_host"] = 30044544 } -- derived in their files
 
 describe("catalogue", function()
   it("holds the blueprints of both generations and the hosts, and nothing else", function()
@@ -29,10 +32,10 @@ describe("catalogue", function()
   end)
 
   for _, name in ipairs(esper.catalogue()) do
-    for _, mode in ipairs { "eval", "train" } do
+    for _, mode in ipairs((PARAMS[name] or HOST_PARAMS[name]) <= LARGEST and { "eval", "train" } or {}) do
       it(("%s (%s): parameters, certificate over %d shapes"):format(name, mode, SHAPES), function()
         local made = kernel.wrap(assert(compile.compile(name, { mode = mode })))
-        if PARAMS[name] then assert.equal(PARAMS[name], made:param_count()) end
+        assert.equal(PARAMS[name] or HOST_PARAMS[name], made:param_count())
         local c = validate.certify(made, { shapes = SHAPES, pool = esper.pool() })
         assert.is_nil(c.failure)
         assert.is_true(c.passed)

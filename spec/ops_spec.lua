@@ -101,6 +101,13 @@ describe("ops", function()
     assert.same({}, failures)
   end)
 
+  it("report errors in ulps even where squares overflow", function()
+    local t, sum = assert(one.compile('%0 = input "x" f64[300]\n%1 = exp %0\noutput "y" %1\n')), validate.new_sum()
+    t:give(function(_, i) return 650.1 + i / 6 end)
+    assert.is_nil(t:judge(assert(t:oracle()), assert(t:run()), sum))
+    assert.is_true(sum.judged == 300 and sum.max_ulp < 16, sum.max_ulp .. " ulps")
+  end)
+
   it("draw the same numbers for one seed and step, others for another", function()
     local t = assert(one.compile('%0 = input "x" f32[2000]\n%1 = dropout %0 p=0.25 stream=3\n%2 = noise %0 std=1 stream=3\n'
       .. 'output "d" %1\noutput "n" %2\n')):give(function() return 1 end)

@@ -12,7 +12,7 @@ local M = {}
 local function environment()
   local esper = require "esper"
   local env = {
-    esper = esper, compile = esper.compile, run = esper.run, blueprint = require("esper.blueprint").blueprint,
+    esper = esper, compile = esper.compile, run = esper.run, blueprint = require("esper.blueprint").define,
     catalogue = esper.catalogue, tensor = require "esper.tensor", randn = esper.randn, load = esper.load,
     help = function(x) print(require("esper.help").about(x)) end, reload = M.reload,
     graph = esper.graph, dump = esper.dump,

@@ -28,25 +28,32 @@ local function extents(shape, value)
   return out
 end
 
--- Data for every leaf, by name.
-local function leaves(graph, value, index, seed)
+-- Data of one leaf for a draw; seed decides the numbers.
+local function leaf_data(graph, id, kind, value, seed)
+  local dtype, shape = graph:dtype(id), extents(graph:shape(id), value)
+  if kind == "birth" then
+    local t = tensor.new(dtype, shape)
+    if C.es_graph_init_fill(graph.ptr, id, seed, t.data, fresh()) == 0 then return t end
+    return failure()
+  end
+  if dtype == "f32" or dtype == "f64" then return tensor.sample(kind, dtype, shape, seed, id) end
+  local bound = math.max(1, draw.index_bound(graph, id, value))
+  return tensor.sample(dtype == "bool" and "coin" or "index", dtype, shape, seed, id, 0, bound)
+end
+
+-- Data for every leaf, by name. kept: a table in which the parameters of each kind stay from draw to draw.
+local function leaves(graph, value, index, seed, kept)
   local data = {}
   for id = 0, graph:count() - 1 do
-    if leaf[graph:op(id)] then
-      local name, dtype, shape = graph:label(id), graph:dtype(id), extents(graph:shape(id), value)
+    local op = graph:op(id)
+    if leaf[op] then
       local kind = draw.kind(graph, id, index)
-      local t, why
-      if kind == "birth" then
-        t = tensor.new(dtype, shape)
-        if C.es_graph_init_fill(graph.ptr, id, seed + index, t.data, fresh()) ~= 0 then t, why = failure() end
-      else
-        local floating = dtype == "f32" or dtype == "f64"
-        local bound = floating and 1 or draw.index_bound(graph, id, value)
-        if bound < 1 and t == nil and not floating then bound = 1 end
-        t, why = tensor.sample(floating and kind or dtype == "bool" and "coin" or "index", dtype, shape, seed + index, id, 0, bound)
-      end
+      local key = op == "param" and kept and id .. kind
+      local t, why = key and kept[key], nil
+      if not t then t, why = leaf_data(graph, id, kind, value, key and seed or seed + index) end
       if not t then error(why, 0) end
-      data[name] = { id = id, tensor = t }
+      if key then kept[key] = t end
+      data[graph:label(id)] = { id = id, tensor = t }
     end
   end
   return data
@@ -161,12 +168,15 @@ local function take_updates(results, data)
 end
 
 -- Buffers are written by a run in training: give each run its own copies.
-local function copies(data)
+local function copies(graph, data)
   local out = {}
   for name, l in pairs(data) do
-    local t = tensor.new(l.tensor.dtype, l.tensor.shape)
-    native.copy(t.data, l.tensor.data, l.tensor.bytes)
-    out[name] = { id = l.id, tensor = t }
+    out[name] = l
+    if graph:op(l.id) == "buffer" then
+      local t = tensor.new(l.tensor.dtype, l.tensor.shape)
+      native.copy(t.data, l.tensor.data, l.tensor.bytes)
+      out[name] = { id = l.id, tensor = t }
+    end
   end
   return out
 end
@@ -198,10 +208,10 @@ local function one(compiled, c, index, options)
   local values, value = draw.symbols(graph, index, seed)
   if not values then return "no shape fits the declared ranges" end
   local place = ("draw %d (%s): "):format(index, picture(values))
-  local data = leaves(graph, value, index, seed)
+  local data = leaves(graph, value, index, seed, options.kept)
   local oracle, why = evaluate(graph, symbol_array(graph:dims(), values), data, seed, step)
   if not oracle then return place .. "oracle: " .. why end
-  local own = copies(data)
+  local own = copies(graph, data)
   local run, results, keep = execution(compiled, values, own, seed, step)
   why = guarded(compiled, run, index % 2 == 1, c.memory)
   if why then c.memory.passed = false return place .. why end
@@ -209,7 +219,7 @@ local function one(compiled, c, index, options)
   c.functional.shapes = c.functional.shapes + 1
   why = judge(graph, oracle, results, c.functional, "kernel")
   if why then c.functional.passed = false return place .. why end
-  own = copies(data)
+  own = copies(graph, data)
   local again_run, again, keep2 = execution(compiled, values, own, seed, step)
   again_run.pool = options.pool
   if C.es_kernel_run(compiled.kernel, again_run, fresh()) ~= 0 then
@@ -238,6 +248,7 @@ function M.certify(compiled, options)
     c.torch = new_sum()
     c.torch.passed = true
   end
+  options.kept = {}
   for i = 1, options.shapes do
     if options.progress then options.progress(i, options.shapes) end
     local ok, problem = pcall(one, compiled, c, i, options)

@@ -35,13 +35,16 @@ void es_noise_add(es_tensor64 *t, es_id id, int32_t replicate) {
   }
 }
 
-/* Root mean square of a row's finite values; 0 for none. */
+/* Root mean square of a row's finite values; 0 for none. Relative to the largest, whose square may overflow. */
 double es_row_size(const double *v, int64_t n) {
-  double sum = 0;
+  double sum = 0, largest = 0;
   int64_t used = 0;
   for (int64_t i = 0; i < n; i++)
-    if (isfinite(v[i])) sum += v[i] * v[i], used++;
-  return used ? sqrt(sum / (double)used) : 0;
+    if (isfinite(v[i])) largest = fmax(largest, fabs(v[i])), used++;
+  if (largest == 0) return 0;
+  for (int64_t i = 0; i < n; i++)
+    if (isfinite(v[i])) sum += v[i] / largest * (v[i] / largest);
+  return largest * sqrt(sum / (double)used);
 }
 
 int64_t es_row_length(const es_tensor64 *t) {
