@@ -3,7 +3,9 @@
 --   k.name k.key k.status ("SUCCESS" | "CACHED") k.isa k.mode k.dtype k.hyper k.certificate
 --   k:signature() -> { inputs=, outputs=, params=, buffers= }, each an array of { name, dtype, shape, init?, count? }
 --   k:params(seed) -> params; params[name] is a tensor; params:save(dir); kernel.load_params(k, dir)
---   k:run({ x = tensor }, { params=, seed=, step=, threads=false }) -> { y = tensor } | nil, message, status
+--   k:certify(options) -> certificate    proves it now (esper.certify)
+--   k:run({ x = tensor }, { params=, seed=, step=, threads=false, unproved=true }) -> { y = tensor } | nil, message, status
+--       a kernel without a passing certificate runs only when told `unproved`
 -- Inputs are borrowed during the call; outputs are new tensors. In training mode a run updates the params' buffers.
 
 local dims = require "esper.dims"
@@ -133,6 +135,8 @@ end
 
 -- ---- runs ----
 
+function Kernel:certify(options) return require("esper").certify(self, options) end
+
 local function check_inputs(self, given)
   local values, known = self:values("input"), {}
   for _, value in ipairs(values) do
@@ -178,6 +182,9 @@ end
 
 function Kernel:run(given, options)
   options = options or {}
+  if not (self.certificate and self.certificate.passed) and not options.unproved then
+    return nil, ("kernel %s is not proved: call certify() on it first, or compile with certify = true"):format(self.name), "ECERT"
+  end
   local inputs, why, status = check_inputs(self, given)
   if not inputs then return nil, why, status end
   local symbols, all = self:solve(inputs, given)

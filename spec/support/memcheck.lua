@@ -23,7 +23,7 @@ for _, name in ipairs(arg) do
     local kernel = assert(esper.compile(name, { mode = mode, set = name:match "^cnn" and { channels = 8 } or { dim = 24 } }))
     local inputs = {}
     for _, row in ipairs(kernel:signature().inputs) do inputs[row.name] = input(row) end
-    local outputs, why = kernel:run(inputs, { seed = 1, threads = false })
+    local outputs, why = kernel:run(inputs, { seed = 1, threads = false, unproved = true })
     assert(outputs, why)
     local count = 0
     for _ in pairs(outputs) do count = count + 1 end
