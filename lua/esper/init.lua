@@ -2,7 +2,8 @@
 -- (validate.lua). One session per Lua state: a store, a thread pool, both opened on first use.
 --
 --   esper.compile(source, { set=, mode=, dtype=, passes=, certify= }) -> kernel | nil, message, status
---       source: catalogue name, path of a .lua file (run in the sandbox), or a declaration made with `blueprint` here
+--       source: catalogue name, path of a .lua file (run in the sandbox) or of a first-generation .json description, or a
+--       declaration made with `blueprint` here
 --       certify = true proves the kernel unless the store has its certificate; a kernel that fails is refused (ECERT)
 --   esper.run(source, { x = tensor }, options) -> { y = tensor }    compile, prove, run
 --   esper.certify(kernel, options) -> certificate    anew; a passing one is stored with the kernel
@@ -60,9 +61,24 @@ end
 
 -- ---- compiling ----
 
+-- A first-generation description in a file: { "type": ..., "config": ... }.
+local function from_json(path, opts)
+  local file, why = io.open(path, "rb")
+  local text = file and file:read("*a")
+  if file then file:close() end
+  if not text then return nil, { "blueprint " .. (why or path .. ": cannot be read") }, "EIO" end
+  local declaration, errors = require("esper.import").json(text)
+  if not declaration then
+    for i, e in ipairs(errors) do errors[i] = path .. ": " .. e end
+    return nil, errors, "EBLUEPRINT"
+  end
+  return require("esper.blueprint").build(declaration, opts)
+end
+
 -- Who builds the graph: a file or catalogue name runs in the sandbox, a declaration made in this state here.
 local function builder(source)
-  return type(source) == "string" and require("esper.sandbox").build or require("esper.blueprint").build
+  if type(source) ~= "string" then return require("esper.blueprint").build end
+  return source:match("%.json$") and from_json or require("esper.sandbox").build
 end
 
 local function pipeline_options(source, opts)
