@@ -131,13 +131,7 @@ local function emit(k, group)
   k:line("%s state[3];", T)
   local function step(d) return ("%s * %dL"):format(k:dim(d), bytes) end
   k:tiles(function(t)
-    k:line("long rest = %s;", t)
-    local at = {}
-    for axis = rank - 1, 1, -1 do
-      at[axis] = "i" .. axis
-      if axis == 1 then k:line("long i1 = rest;")
-      else k:line("long i%d = rest %% %s; rest /= %s;", axis, k:dim(rows[axis]), k:dim(rows[axis])) end
-    end
+    local at = k:unravel(rows, t)
     local lead = { unpack(at, 1, rank - 2) }
     local function along(index) local all = { unpack(lead) } all[rank - 1] = index return all end
     k:line("char *row = %s + %s * %s * %dL;", base, t, k:dim(out[rank]), bytes)

@@ -123,13 +123,8 @@ local function emit(k, group)
   local raw = not direct and k:buffer(dtype, CHUNK)
   k:tiles(function(t)
     k:line("long row = %s / %s, n0 = %s %% %s * %dL;", t, k:dim(chunks), t, k:dim(chunks), CHUNK)
-    k:line("long n = %s - n0 < %dL ? %s - n0 : %dL, rest = row;", k:dim(o.n), CHUNK, k:dim(o.n), CHUNK)
-    local at = {}
-    for axis = #rows, 1, -1 do
-      at[axis] = "i" .. axis
-      local e = k:dim(rows[axis])
-      if axis == 1 then k:line("long i1 = rest;") else k:line("long i%d = rest %% %s; rest /= %s;", axis, e, e) end
-    end
+    k:line("long n = %s - n0 < %dL ? %s - n0 : %dL;", k:dim(o.n), CHUNK, k:dim(o.n), CHUNK)
+    local at = k:unravel(rows, "row")
     local function address(arg, strides, n_stride)
       local index = { unpack(at) }
       index[#index + 1] = "n0"

@@ -47,9 +47,9 @@ local function emit(k, group)
   k:step { tiles = D:ceildiv(rows, ROWS), label = "rows" }
   k:line("%s top[2];", T)
   k:tiles(function(t)
-    k:line("long first = %s * %dL, count = %s - first < %dL ? %s - first : %dL;", t, ROWS, k:dim(rows), ROWS, k:dim(rows), ROWS)
+    local first, count = k:range(t, ROWS, rows)
     k:walk {
-      extents = rows_shape, start = "first", n = "count", piece = 1,
+      extents = rows_shape, start = first, n = count, piece = 1,
       operands = {
         { at = k:read(target), offset = target.offset, strides = target.strides, bytes = k:bytes(target.dtype) },
         { at = k:read(x), offset = x.offset, strides = lead, bytes = bytes },

@@ -32,9 +32,9 @@ local function emit(k, group)
   local temp = not k.stored and k:temp(D:mul(k:product(out), D:const(k:bytes(dtype))))
   local base = temp and k:ptr(temp) or k:write(id)
   k:tiles(function(t)
-    k:line("long first = %s * %dL, count = %s - first < %dL ? %s - first : %dL;", t, ROWS, k:dim(total), ROWS, k:dim(total), ROWS)
+    local first, count = k:range(t, ROWS, total)
     k:walk {
-      extents = positions, start = "first", n = "count", piece = 1,
+      extents = positions, start = first, n = count, piece = 1,
       operands = { { at = k:read(index), offset = index.offset, strides = index.strides, bytes = k:bytes(index.dtype) } },
       body = function(v)
         k:line("long row = *%s;", k:raw(v[1].ptr, index.dtype))
@@ -47,8 +47,8 @@ local function emit(k, group)
         k:line("}")
       end,
     }
-    k:epilogue { start = ("first * %s"):format(k:dim(width)), n = ("count * %s"):format(k:dim(width)),
-      from = temp and ("%s + first * %s * %dL"):format(base, k:dim(width), k:bytes(dtype)) or nil }
+    k:epilogue { start = ("%s * %s"):format(first, k:dim(width)), n = ("%s * %s"):format(count, k:dim(width)),
+      from = temp and ("%s + %s * %s * %dL"):format(base, first, k:dim(width), k:bytes(dtype)) or nil }
   end)
 end
 

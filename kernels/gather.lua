@@ -15,11 +15,11 @@ local function emit(k, group)
   local off = {} -- x's strides without the indexed axis
   for a, stride in ipairs(x.strides) do off[a] = a == axis and D:const(0) or stride end
   k:tiles(function(t)
-    k:line("long first = %s * %dL, count = %s - first < %dL ? %s - first : %dL;", t, CHUNK, k:dim(total), CHUNK, k:dim(total), CHUNK)
-    local to = raw or ("%s + first * %dL"):format(k:write(id), k:bytes(dtype))
+    local first, count = k:range(t, CHUNK, total)
+    local to = raw or ("%s + %s * %dL"):format(k:write(id), first, k:bytes(dtype))
     k:line("char *out = (char *)(%s);", to)
     k:walk {
-      extents = out, start = "first", n = "count",
+      extents = out, start = first, n = count,
       operands = {
         { at = k:read(index), offset = index.offset, strides = index.strides, bytes = k:bytes(index.dtype) },
         { at = k:read(x), offset = x.offset, strides = off, bytes = k:bytes(x.dtype) },
@@ -28,12 +28,13 @@ local function emit(k, group)
         k:open("for (long j = 0; j < %s; j++)", v.n)
         k:line("long at = *%s;", k:raw(("%s + j * %s * %dL"):format(v[1].ptr, k:dim(v[1].step), k:bytes(index.dtype)), index.dtype))
         k:line("char *from = %s + (j * %s + at * %s) * %dL;", v[2].ptr, k:dim(v[2].step), k:dim(x.strides[axis]), k:bytes(dtype))
-        k:line("if (at >= 0 && at < %s) %s[%s - first + j] = *%s;", k:dim(extent), k:raw("out", dtype), v.pos, k:raw("from", dtype))
-        k:line("else { %s[%s - first + j] = 0; %s }", k:raw("out", dtype), v.pos, k:fault(index))
+        k:line("if (at >= 0 && at < %s) %s[%s - %s + j] = *%s;", k:dim(extent), k:raw("out", dtype), v.pos, first,
+          k:raw("from", dtype))
+        k:line("else { %s[%s - %s + j] = 0; %s }", k:raw("out", dtype), v.pos, first, k:fault(index))
         k:close()
       end,
     }
-    k:epilogue { start = "first", n = "count", from = raw or nil }
+    k:epilogue { start = first, n = count, from = raw or nil }
   end)
 end
 

@@ -2,23 +2,10 @@
 -- A tile is one line along the axis (all other coordinates fixed), so no two tiles touch one element and the order of
 -- additions is the order of indices. Two steps: lines into the output (or a temporary), then the epilogue.
 
-local CHUNK = 4096
-
 local function drop(list, axis)
   local out = {}
   for i, v in ipairs(list) do if i ~= axis then out[#out + 1] = v end end
   return out
-end
-
-local function unravel(k, extents, pos)
-  local at = {}
-  k:line("long rest = %s;", pos)
-  for axis = #extents, 1, -1 do
-    at[axis] = "i" .. axis
-    if axis == 1 then k:line("long i1 = rest;")
-    else k:line("long i%d = rest %% %s; rest /= %s;", axis, k:dim(extents[axis]), k:dim(extents[axis])) end
-  end
-  return at
 end
 
 local function emit(k, group)
@@ -33,7 +20,7 @@ local function emit(k, group)
   k:step { tiles = k:product(lines), label = "lines" }
   local base = temp and k:ptr(temp) or k:write(id)
   k:tiles(function(t)
-    local at = unravel(k, lines, t)
+    local at = k:unravel(lines, t)
     local full, inside = {}, {}
     for a = 1, #shape do
       full[a] = a == axis and 0 or at[a < axis and a or a - 1]
@@ -54,13 +41,7 @@ local function emit(k, group)
     k:close()
     k:close()
   end)
-  if #group.epilogue == 0 then return end
-  local total = k:product(shape)
-  k:step { tiles = D:ceildiv(total, CHUNK), label = "epilogue" }
-  k:tiles(function(t)
-    k:line("long first = %s * %dL, count = %s - first < %dL ? %s - first : %dL;", t, CHUNK, k:dim(total), CHUNK, k:dim(total), CHUNK)
-    k:epilogue { start = "first", n = "count", from = temp and ("%s + first * %dL"):format(k:ptr(temp), bytes) or nil }
-  end)
+  k:epilogue_step(temp)
 end
 
 return { name = "scatter", emit = emit }

@@ -2,8 +2,6 @@
 -- largest, equal values keep index order. A tile is one line; lists live where results go (values also in a
 -- temporary when only positions are wanted), so k has no limit but the axis.
 
-local CHUNK = 4096
-
 local function drop(list, axis)
   local out = {}
   for i, v in ipairs(list) do if i ~= axis then out[#out + 1] = v end end
@@ -26,14 +24,8 @@ local function emit(k, group)
   local result = temp and k:ptr(temp) or k:write(id)
   local T = k:ctype(x.dtype)
   k:tiles(function(t)
-    k:line("long rest = %s;", t)
     local at = {}
-    for a = #lines, 1, -1 do
-      local full = a < axis and a or a + 1
-      at[full] = "i" .. a
-      if a == 1 then k:line("long i1 = rest;")
-      else k:line("long i%d = rest %% %s; rest /= %s;", a, k:dim(lines[a]), k:dim(lines[a])) end
-    end
+    for a, name in ipairs(k:unravel(lines, t)) do at[a < axis and a or a + 1] = name end
     at[axis] = 0
     k:line("const long step = %s, offset = %s;", k:dim(strides[axis]), k:offset(nil, strides, at))
     k:line("%s *v = %s + offset;", T, k:raw(wants_index and k:ptr(values) or result, x.dtype))
@@ -53,13 +45,7 @@ local function emit(k, group)
     k:line("if (have < %dL) have++;", keep)
     k:close()
   end)
-  if #group.epilogue == 0 then return end
-  k:step { tiles = D:ceildiv(total, CHUNK), label = "epilogue" }
-  k:tiles(function(t)
-    k:line("long first = %s * %dL, count = %s - first < %dL ? %s - first : %dL;", t, CHUNK, k:dim(total), CHUNK, k:dim(total), CHUNK)
-    k:epilogue { start = "first", n = "count",
-      from = temp and ("%s + first * %dL"):format(k:ptr(temp), k:bytes(result_type)) or nil }
-  end)
+  k:epilogue_step(temp)
 end
 
 return { name = "topk", emit = emit }

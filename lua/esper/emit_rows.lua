@@ -38,7 +38,7 @@ function M.collapse(D, extents, lists)
 end
 
 -- Declares coordinate locals of linear index `pos`; the outermost needs no modulo.
-local function unravel(k, extents, pos)
+function M.unravel(k, extents, pos)
   local at, rest = {}, k:name("rest")
   k:line("long %s = %s;", rest, pos)
   for axis = #extents, 1, -1 do
@@ -89,7 +89,7 @@ end
 -- More than one run: coordinates at[axis] follow the position.
 local function visit_all(k, options, extents, lists, w, stop)
   local last, pos, n = #extents, w.pos, w.n
-  local at = last == 1 and { pos } or unravel(k, extents, pos)
+  local at = last == 1 and { pos } or M.unravel(k, extents, pos)
   k:open("while (%s < %s)", pos, stop)
   k:line("long %s = %s - %s;", n, stop, pos)
   if last > 1 then

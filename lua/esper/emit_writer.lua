@@ -29,6 +29,7 @@
 --   k:collapse(extents, { strides, ... }) -> extents, { strides, ... }   drops extents 1, merges adjacent axes that
 --        every stride list walks as one; at least one axis is left
 -- Loops (emit_rows.lua):
+--   k:unravel(extents, pos) -> C names of the coordinates of linear index `pos` (C expression)
 --   k:walk{ extents=, start=, n=, piece=, operands={ { at=, offset=, strides=, bytes=, minus= }, ... },
 --           body=fn(w) }
 --        visits elements start .. start + n - 1 (C expressions) of a row-major space in runs along its
@@ -43,6 +44,8 @@
 --        contiguous. Without `from` the recipe has already written them to k:write(anchor) at start (allowed
 --        when k.stored). Any start and n are right; one call per output row is cheapest. Stores every output
 --        of the group; n <= 0 does nothing. `from` may point to an output of the same dtype at `start`.
+--   k:epilogue_step(temp)   a step that applies the epilogue, if there is one, to the whole output: from a
+--        temporary with the raw values, or (nil, allowed when k.stored) from the output itself
 
 local chain = require "esper.emit_chain"
 local native = require "esper.native"
@@ -54,6 +57,7 @@ local M = {}
 local CTYPE = {
   f32 = "float", f64 = "double", i32 = "int", i64 = "long", u8 = "unsigned char", bool = "unsigned char",
 }
+local EPILOGUE_CHUNK = 4096 -- elements of a tile of epilogue_step
 local STACK_LIMIT = 56 * 1024 -- of one function; the rest of a 64 KiB frame is for spills and locals
 
 local Writer = {}
@@ -237,8 +241,21 @@ function Writer:contiguous(shape)
 end
 
 function Writer:collapse(extents, lists) return rows.collapse(self.dims, extents, lists) end
+function Writer:unravel(extents, pos) return rows.unravel(self, extents, pos) end
 function Writer:walk(options) return rows.walk(self, options) end
 function Writer:epilogue(options) return chain.epilogue(self, options) end
+
+function Writer:epilogue_step(temp)
+  if #self.group.epilogue == 0 then return end
+  local id = self.group.anchor
+  local total = self:product(self.graph:shape(id))
+  self:step { tiles = self.dims:ceildiv(total, EPILOGUE_CHUNK), label = "epilogue" }
+  self:tiles(function(t)
+    local start, n = self:range(t, EPILOGUE_CHUNK, total)
+    local from = temp and ("%s + %s * %dL"):format(self:ptr(temp), start, self:bytes(self.graph:dtype(id)))
+    self:epilogue { start = start, n = n, from = from }
+  end)
+end
 
 -- ---- vector blocks ----
 
