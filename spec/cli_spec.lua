@@ -121,6 +121,16 @@ describe("command #process", function()
     fails(1, "CUDA", "dump " .. SMALL .. " --stage torchscript")
   end)
 
+  it("tells which stored kernels are certified", function()
+    assert.equal(0, (esper "compile cnn/noop --set channels=3"))
+    assert.equal(0, (esper "compile cnn/noop --set channels=5 --no-certify"))
+    local _, out = esper "store ls --json"
+    local seen = {}
+    for _, r in ipairs(cjson.decode(out)) do seen[r.hyper] = r.certified end
+    assert.is_true(seen["channels=3"])
+    assert.is_false(seen["channels=5"])
+  end)
+
   it("tends the store", function()
     assert.equal(0, (esper("compile " .. SMALL .. " --no-certify")))
     local _, out = esper "store ls --json"

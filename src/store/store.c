@@ -293,8 +293,9 @@ static bool list_line(void *user, const es_hash *key, const es_record *record) {
   const es_key *k = &record->key;
   es_hash_hex(key, key_hex);
   es_hash_hex(&k->graph, graph_hex);
-  es_text_add(user, "%s\t%lld\t%zu\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", key_hex, (long long)record->created,
-              record_bytes(record), k->name, k->hyper, k->mode, k->dtype, k->target, k->passes, k->build, graph_hex);
+  es_text_add(user, "%s\t%lld\t%zu\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", key_hex, (long long)record->created,
+              record_bytes(record), k->name, k->hyper, k->mode, k->dtype, k->target, k->passes, k->build, graph_hex,
+              record->length[ES_SECTION_certificate] ? "certified" : "");
   return true;
 }
 

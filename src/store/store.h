@@ -58,7 +58,7 @@ esper_status es_store_delete(es_store *store, const es_hash *key, es_error *err)
 typedef bool (*es_store_visit)(void *user, const es_hash *key, const es_record *record);
 esper_status es_store_each(es_store *store, es_store_visit visit, void *user, es_error *err);
 /* One line per authentic record, in key order, fields separated by tabs:
- * key  created  bytes  name  hyper  mode  dtype  target  passes  build  graph (key and graph in hex). */
+ * key  created  bytes  name  hyper  mode  dtype  target  passes  build  graph (key and graph in hex)  "certified" or nothing. */
 esper_status es_store_list(es_store *store, es_text *out, es_error *err);
 typedef struct es_store_report { int64_t records, bytes, bad, quarantined, file_bytes; } es_store_report;
 /* Reads everything: structure in a child, MAC and section hashes of every record here. Changes nothing.
