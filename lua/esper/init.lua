@@ -6,7 +6,8 @@
 --       declaration made with `blueprint` here
 --       certify = true proves the kernel unless the store has its certificate; a kernel that fails is refused (ECERT)
 --   esper.run(source, { x = tensor }, options) -> { y = tensor }    compile, prove, run
---   esper.certify(kernel, options) -> certificate    anew; a passing one is stored with the kernel
+--   esper.certify(kernel, options) -> certificate, problem    anew; a passing one is stored with the kernel; problem: text
+--       when the store could not follow
 --   esper.dump(source, stage, options) -> text       esper.catalogue() -> names
 --   esper.tensor, esper.randn{2, 3}, esper.load "x.npy", esper.blueprint
 --   esper.set_threads(n)                              threads kernels may use; 0 = all cores
@@ -118,8 +119,9 @@ function M.compile(source, opts)
   local kernel = require("esper.kernel").wrap(made)
   if opts.certify and not (kernel.certificate and kernel.certificate.passed) then
     local from = C.es_clock_ms()
-    M.certify(kernel)
+    local _, problem = M.certify(kernel)
     kernel.ms.certify = C.es_clock_ms() - from
+    if problem then return nil, kernel.name .. ": " .. problem, "EIO" end
   end
   if opts.certify and not kernel.certificate.passed then
     return nil, ("%s: kernel refused, its certificate fails: %s"):format(kernel.name, kernel.certificate.failure), "ECERT"
@@ -136,9 +138,10 @@ function M.certify(kernel, opts)
   local store = M.store()
   if store and kernel.certificate.passed then
     local ok, why = require("esper.compile").save(kernel, store.ptr, validate.encode(kernel.certificate))
-    if not ok then kernel.store_problem = why end
+    if not ok then return kernel.certificate, "the certificate cannot be stored: " .. why end
   elseif store then
-    store:remove(kernel.key)
+    local ok, why, status = store:remove(kernel.key)
+    if not ok and status ~= "ENOTFOUND" then return kernel.certificate, "the refused kernel cannot be taken out of the store: " .. why end
   end
   return kernel.certificate
 end

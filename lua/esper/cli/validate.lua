@@ -43,10 +43,11 @@ return {
         local tick, done = require("esper.cli.progress").new(name .. " " .. mode)
         local kernel, problem = esper.compile(name, { set = options.set, mode = mode, dtype = options.dtype })
         if not kernel then return nil, name .. " (" .. mode .. "): " .. problem end
-        local c = esper.certify(kernel, { shapes = shapes, seed = seed, torch = not args.no_torch, progress = tick })
+        local c, unstored = esper.certify(kernel, { shapes = shapes, seed = seed, torch = not args.no_torch, progress = tick })
         done()
         rows[#rows + 1] = row(name, mode, c)
         all[#all + 1] = { name = name, mode = mode, key = kernel.key, certificate = c }
+        if unstored then failed[#failed + 1] = ("%s (%s): %s"):format(name, mode, unstored) end
         if not c.passed then failed[#failed + 1] = ("%s (%s): %s"):format(name, mode, c.failure) end
         collectgarbage()
       end
