@@ -14,6 +14,8 @@
 --   k:read(arg)  k:write(id)  k:temp(bytes_dim) -> handle, k:ptr(handle)
 --   k:at(arg, { index, ... })  address of one element: base + bytes * (offset + sum index * stride);
 --        an index is a C expression (long) or a number; missing ones are 0
+--   k:choice(name, candidates) -> one of them: a size or variant the autotuner may set for this group; the first
+--        candidate is the default (compute the list from the group, never from the machine)
 --   k:dim(d)          C expression (long) of a dimension: a literal or a local; always safe to multiply
 --   k:offset(offset, strides, { index, ... })   the element offset alone, as a C expression
 --   k:key(stream)     `const unsigned *`         k:fault(arg)   C statement reporting a bad index in operand arg
@@ -220,6 +222,14 @@ function Writer:ctype(dtype)
 end
 
 function Writer:raw(expr, dtype) return ("((%s *)%s)"):format(self:ctype(dtype), self:atom(expr)) end
+
+function Writer:choice(name, candidates)
+  local tuned = self.unit.tuning and self.unit.tuning[name]
+  for _, candidate in ipairs(candidates) do
+    if candidate == tuned then return tuned end
+  end
+  return candidates[1]
+end
 
 function Writer:lanes(dtype) return vec.lanes(self.isa, dtype) end
 

@@ -22,6 +22,7 @@
 --   * bits(v) turns float into integer and back; cvt_i, cvtt_i give integers, cvt_f floats.
 --   * Memory: load(g, k, m), bcast(g, k), loads(g, stride_g, k, m), store(g, v, k, m), stores(g, stride_g, v, k, m),
 --     store1(g, v, k): a mask may be nil (all lanes). k is in bytes, strides are g registers in bytes.
+--   * loadx(g, h, scale, k), bcastx(g, h, scale, k): at g + h * scale + k, scale 1, 2, 4 or 8. prefetch(g, k): a hint.
 --   * arg = g_arg, const = g_const, isplat = splati.
 --   * set(acc, v) and g_set(g, h) change a register in place: the only way a value leaves a loop's body.
 --   * note(k) marks what follows as the group's k-th node; dumps show it.
@@ -33,6 +34,7 @@
 --                                 { p, bytes = 8 } by a constant per element. Afterwards these registers are used up;
 --                                 keep a start with b:copy(p). A body that gathers into an accumulator under a mask
 --                                 must make masked lanes neutral itself (b:select).
+-- Across lanes: b:hadd, hmin, hmax (in every lane), b:transpose(rows), b:hadd_all(vectors).
 -- Also: b:copy(g) a scalar of its own; b:text() the listing; vec.lanes(isa, type); vec.best() the ISA name to use.
 
 local native = require "esper.native"
@@ -139,6 +141,15 @@ for name, place in pairs { load = 3, loads = 4, store = 4, stores = 5 } do
     Block[class .. name] = masked(Block[class .. name], Block[class .. name .. "m"], place)
   end
 end
+for _, name in ipairs { "loadx", "bcastx" } do
+  local row = C.es_vec_row_of(0)
+  local number = 0
+  while native.string(row.name) ~= name do
+    number = number + 1
+    row = C.es_vec_row_of(number)
+  end
+  Block[name] = function(b, x, y, scale, k) return put(b, number, "code", x, y, nil, nil, nil, k or 0, scale or 1) end
+end
 Block.arg, Block.const, Block.isplat = Block.g_arg, Block.g_const, Block.splati
 
 function Block:copy(g) return self:g_addk(g, 0) end
@@ -187,6 +198,60 @@ function Block:each(count, advance, body)
   end)
   -- left < lanes; the tail runs once when left > 0
   self:loop(self:g_shrk(self:g_addk(left, self.lanes - 1), shift), function() body(self:m_tail(left)) end)
+end
+
+-- ---- across lanes ----
+
+-- Combines the parts of the four (two) vectors q[1..] so that vector p of the result holds part p of each.
+local function turn_parts(b, q)
+  if #q == 2 then return { b:part(q[1], q[2], 0x20), b:part(q[1], q[2], 0x31) } end
+  local low, high = { b:part(q[1], q[2], 0x44), b:part(q[3], q[4], 0x44) }, { b:part(q[1], q[2], 0xEE), b:part(q[3], q[4], 0xEE) }
+  return { b:part(low[1], low[2], 0x88), b:part(low[1], low[2], 0xDD), b:part(high[1], high[2], 0x88), b:part(high[1], high[2], 0xDD) }
+end
+
+--- Rows r[1 .. lanes] to columns: lane i of result j is lane j of r[i]. Floats.
+function Block:transpose(r)
+  if self.lanes == 1 then return { r[1] } end
+  local per = 16 / self.bytes -- elements of a part
+  local groups, out = self.lanes / per, {}
+  local inside = {} -- [g][j]: in part p, elements r[(g - 1) * per + 1 ..] of column p * per + j
+  for g = 1, groups do
+    local a = { unpack(r, (g - 1) * per + 1, g * per) }
+    if per == 2 then
+      inside[g] = { self:unpl(a[1], a[2]), self:unph(a[1], a[2]) }
+    else
+      local ab, cd = { self:unpl(a[1], a[2]), self:unph(a[1], a[2]) }, { self:unpl(a[3], a[4]), self:unph(a[3], a[4]) }
+      inside[g] = { self:unpl2(ab[1], cd[1]), self:unph2(ab[1], cd[1]), self:unpl2(ab[2], cd[2]), self:unph2(ab[2], cd[2]) }
+    end
+  end
+  for j = 1, per do
+    local q = {}
+    for g = 1, groups do q[g] = inside[g][j] end
+    for p, v in ipairs(turn_parts(self, q)) do out[(p - 1) * per + j] = v end
+  end
+  return out
+end
+
+--- One vector whose lane i is the sum of all lanes of v[i]; of at most `lanes` vectors, lanes beyond #v hold anything.
+function Block:hadd_all(v)
+  if self.lanes == 1 then return v[1] end
+  local per = 16 / self.bytes
+  local function take(i) return v[i] or v[#v] end
+  local function joined(low, high, a, b2) return self:add(low(self, a, b2), high(self, a, b2)) end
+  local q = {}
+  for g = 1, self.lanes / per do
+    local first = (g - 1) * per + 1
+    if first > #v then
+      q[g] = q[#q]
+    else
+      local ab = joined(self.unpl, self.unph, take(first), take(first + 1))
+      q[g] = per == 2 and ab
+        or joined(self.unpl2, self.unph2, ab, joined(self.unpl, self.unph, take(first + 2), take(first + 3)))
+    end
+  end
+  if #q == 2 then return self:add(self:part(q[1], q[2], 0x20), self:part(q[1], q[2], 0x31)) end
+  local function pair(a, b2, low, high) return self:add(self:part(a, b2, low), self:part(a, b2, high)) end
+  return pair(pair(q[1], q[2], 0x44, 0xEE), pair(q[3], q[4], 0x44, 0xEE), 0x88, 0xDD)
 end
 
 -- ---- out ----

@@ -19,6 +19,7 @@ enum { FOLD_DEPTH = 12 }; /* nesting of one C expression: libtcc has 8 float reg
  *   $k the constant   $l as a long      $u unsigned, of the element's width   $z unsigned 0
  *   $o adding it (" + 8l", "" when 0)   $q element bits - k, for rotations    $n the number
  *   $T C type of an element             $U $S unsigned and signed integer of its width
+ *   $s the scale, $n as a long
  *   $f suffix of its math functions     $m its sign bit   $C "" for floats, a cast to $S for integers
  * `after` is a statement that finishes the result in place; such results are not folded. */
 static const struct form {
@@ -37,6 +38,9 @@ static const struct form {
     [ES_VEC_bcast] = {.c = "*($T *)($a$o)"},
     [ES_VEC_loads] = {.c = "*($T *)($a$o)"},
     [ES_VEC_loadsm] = {.c = "$d ? *($T *)($a$o) : 0"},
+    [ES_VEC_loadx] = {.c = "*($T *)($a + $b * $s$o)"},
+    [ES_VEC_bcastx] = {.c = "*($T *)($a + $b * $s$o)"},
+    [ES_VEC_prefetch] = {.c = ""},
     [ES_VEC_store] = {.c = "*($T *)($a$o) = $b"},
     [ES_VEC_storem] = {.c = "if ($d) *($T *)($a$o) = $b"},
     [ES_VEC_stores] = {.c = "*($T *)($a$o) = $c"},
@@ -114,7 +118,7 @@ static bool is_wide(int32_t type) { return type == ES_VEC_f64 || type == ES_VEC_
 
 static bool is_load(int32_t op) {
   return op == ES_VEC_load || op == ES_VEC_loadm || op == ES_VEC_bcast || op == ES_VEC_loads ||
-         op == ES_VEC_loadsm;
+         op == ES_VEC_loadsm || op == ES_VEC_loadx || op == ES_VEC_bcastx;
 }
 
 static bool is_store(int32_t op) {
@@ -310,6 +314,7 @@ static void field(lowering *low, int32_t i, char letter, bool alone) {
     case 'q':
       whole(low, (uint64_t)(code->k ? 8 * low->vec->element_bytes - code->k : 0), "");
       break;
+    case 's': whole(low, (uint64_t)code->n, "l"); break;
     case 'i': whole(low, (uint64_t)i, ""); break;
     case 'T': text(low, type_names[code->type]); break;
     case 'U': text(low, wide ? "unsigned long" : "unsigned"); break;

@@ -129,12 +129,30 @@ static void check_constant(es_vec *vec, int32_t op, int64_t k) {
     case ES_VEC_g_const:
     case ES_VEC_g_addk:
     case ES_VEC_g_mulk: break;
+    case ES_VEC_part: lo = 0, hi = 255; break;
     case ES_VEC_note: lo = 0, hi = INT32_MAX; break;
     default: lo = INT32_MIN, hi = INT32_MAX; /* byte offsets: what an x86 address can hold */
   }
   if (k < lo || k > hi)
     REFUSE(vec, op, "constant %" PRId64 " is out of range; want %" PRId64 " to %" PRId64, k, lo,
            hi);
+}
+
+/* Rows that only some instruction sets have. */
+static void check_isa(es_vec *vec, int32_t op) {
+  bool across = op == ES_VEC_unpl || op == ES_VEC_unph || op == ES_VEC_unpl2 || op == ES_VEC_unph2 ||
+                op == ES_VEC_part;
+  if (across && vec->lanes == 1) REFUSE(vec, op, "%s", "one lane has nothing to rearrange");
+  if ((op == ES_VEC_unpl2 || op == ES_VEC_unph2) && vec->element_bytes != 4)
+    REFUSE(vec, op, "%s", "pairs are of 4-byte elements");
+  if (op == ES_VEC_scalef && vec->isa != ES_ISA_avx512)
+    REFUSE(vec, op, "isa %s has no such instruction; want avx512", es_isa_name(vec->isa));
+}
+
+static void check_scale(es_vec *vec, int32_t op, double n) {
+  bool scaled = op == ES_VEC_loadx || op == ES_VEC_bcastx;
+  if (scaled && n != 1 && n != 2 && n != 4 && n != 8)
+    REFUSE(vec, op, "scale %g; want 1, 2, 4 or 8", n);
 }
 
 static void check_nesting(es_vec *vec, int32_t op) {
@@ -206,6 +224,8 @@ int32_t es_vec_emit(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b,
   code.type = resolve_type(vec, op, type, code.at);
   if (vec->error.status == ESPER_OK) check_types(vec, op, code.type, code.at);
   if (vec->error.status == ESPER_OK && constant) check_constant(vec, op, k);
+  if (vec->error.status == ESPER_OK) check_scale(vec, op, n);
+  if (vec->error.status == ESPER_OK) check_isa(vec, op);
   if (vec->error.status == ESPER_OK) check_nesting(vec, op);
   return vec->error.status == ESPER_OK ? append(vec, &code) : -1;
 }
