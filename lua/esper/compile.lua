@@ -15,7 +15,8 @@
 --           flops= bytes= workspace=   text over the dims     kernels=   number of steps
 --           unit= object=          C text and object code     certificate_text=   what the store held, or nil
 --           ms={ [stage] = milliseconds, total= }
---           report= groups= naive= of a fresh compile only: what the passes did, the groups, workspace without sharing
+--           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
+--               sharing, per group its steps
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -146,7 +147,7 @@ local function compile(r, opts)
     r.unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing)                       lap "recipes"
     r.object = object_of(r.unit)                                                          lap "object"
     local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
-    r.status, r.plan, r.naive = "SUCCESS", made.plan, made.naive                          lap "plan"
+    r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code                          lap "plan"
     r.kernel = kernel_of(r.plan, r.object)                                                lap "load"
   end
   artifact.describe(r)
