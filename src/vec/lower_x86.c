@@ -65,12 +65,12 @@ static es_x86_mem at_rsp(int32_t offset) {
 }
 
 static void vector_to(es_lowering *low, es_x86_mem mem, int8_t from, int8_t mask) {
-  es_low_put(low, (es_x86_ins){.op = X(movups_store), .bytes = low->bytes, .a = -1, .b = -1,
+  es_low_put(low, (es_x86_ins){.op = (int16_t)es_low_by_width(low, X(movups_store), X(movupd_store)), .bytes = low->bytes, .a = -1, .b = -1,
                                .c = from, .mem_used = true, .mem = mem, .mask = mask});
 }
 
 static void vector_from(es_lowering *low, int8_t to, es_x86_mem mem, int8_t mask) {
-  es_low_put(low, (es_x86_ins){.op = X(movups_load), .bytes = low->bytes, .a = to, .b = -1, .c = -1,
+  es_low_put(low, (es_x86_ins){.op = (int16_t)es_low_by_width(low, X(movups_load), X(movupd_load)), .bytes = low->bytes, .a = to, .b = -1, .c = -1,
                                .mem_used = true, .mem = mem, .mask = mask, .zero = mask != 0});
 }
 
@@ -451,6 +451,7 @@ static bool strided(es_lowering *low, const es_vec_code *code) {
 
 typedef struct loop {
   int32_t exit, top, counter;
+  int32_t around; /* number of the loop around it, for the listing */
 } loop;
 
 static void open_loop(es_lowering *low, const es_vec_code *code, int32_t i, loop *here) {
@@ -463,6 +464,8 @@ static void open_loop(es_lowering *low, const es_vec_code *code, int32_t i, loop
   here->exit = es_asm_jump(&low->out, JLE);
   if (!held) general_mem(low, X(mov_mr), ES_RAX, slot(low, here->counter), 0);
   here->top = low->out.length;
+  here->around = low->out.loop;
+  low->out.loop = ++low->loops_seen;
   low->out.depth++;
 }
 
@@ -473,6 +476,7 @@ static void close_loop(es_lowering *low, const loop *here) {
     general_mem(low, X(dec), -1, slot(low, here->counter), 0);
   es_asm_jump_back(&low->out, JNZ, here->top);
   es_asm_land(&low->out, here->exit);
+  low->out.loop = here->around;
   low->out.depth--;
 }
 
@@ -513,7 +517,7 @@ static void instructions(es_lowering *low) {
     else if (code->op == ES_VEC_end)
       close_loop(low, &loops[--depth]);
     else if (code->op == ES_VEC_note)
-      es_asm_note(&low->out, "; node %d", (int)code->k);
+      low->out.node = (int32_t)code->k;
     else if (scalar(low, code) || straight(low, code) || strided(low, code) || es_low_value(low, code))
       keep_result(low, code);
   }
@@ -571,6 +575,8 @@ esper_status es_vec_lower_x86(const es_vec *vec, const char *name, es_text *out,
 esper_status es_vec_listing(const es_vec *vec, es_text *out, es_error *err) {
   es_lowering low = {.out.listing = out};
   es_placement places;
+  if (vec->error.status != ESPER_OK || vec->depth > 0)
+    return es_fail(err, ESPER_ECOMPILE, "vector block: it is not whole; es_vec_lower says why");
   if (vec->isa == ES_ISA_scalar)
     return es_fail(err, ESPER_ECOMPILE, "vector block: isa scalar is C; there are no instructions to list");
   esper_status status = lower(vec, &low, &places, err);
