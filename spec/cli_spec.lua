@@ -117,7 +117,7 @@ describe("command #process", function()
       assert.equal(0, code, stage .. ": " .. err)
       assert.truthy(out:find(fragment, 1, true), stage)
     end
-    fails(1, "stage 'c'", "dump " .. SMALL .. " --stage asm")
+    fails(1, "stage 'c'", "dump " .. SMALL .. " --stage asm --target cpu-scalar")
     fails(1, "CUDA", "dump " .. SMALL .. " --stage torchscript")
   end)
 

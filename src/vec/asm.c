@@ -33,8 +33,15 @@ void es_asm_bytes(es_asm *out, const void *bytes, int32_t count) {
   out->length += count;
 }
 
-static void line_start(es_asm *out) {
-  es_text_add(out->listing, "%6x  %*s", (unsigned)out->length, 2 * out->depth, "");
+/* One line of the listing: offset, instruction indented by loops, and which loop and node it belongs
+ * to. */
+static void list_line(es_asm *out, const char *instruction) {
+  char where[48] = "";
+  int32_t length = 0;
+  if (out->loop > 0) length = snprintf(where, sizeof where, " loop %d", out->loop);
+  if (out->node > 0) snprintf(where + length, sizeof where - (size_t)length, " node %d", out->node);
+  es_text_add(out->listing, "%6x  %*s%-*s%s%s\n", (unsigned)out->length, 2 * out->depth, "",
+              where[0] ? 58 - 2 * out->depth : 0, instruction, where[0] ? " ;" : "", where);
 }
 
 void es_asm_note(es_asm *out, const char *fmt, ...) {
@@ -44,8 +51,7 @@ void es_asm_note(es_asm *out, const char *fmt, ...) {
   va_start(list, fmt);
   vsnprintf(text, sizeof text, fmt, list);
   va_end(list);
-  line_start(out);
-  es_text_add(out->listing, "%s\n", text);
+  list_line(out, text);
 }
 
 void es_asm_put(es_asm *out, const es_x86_ins *ins) {
@@ -58,9 +64,10 @@ void es_asm_put(es_asm *out, const es_x86_ins *ins) {
   }
   if (length == 0) return;
   if (out->listing) {
-    line_start(out);
-    es_x86_print(ins, out->listing);
-    es_text_add(out->listing, "\n");
+    es_text text = {0};
+    es_x86_print(ins, &text);
+    list_line(out, text.bytes ? text.bytes : "");
+    es_text_clear(&text);
   }
   int32_t start = out->length;
   es_asm_bytes(out, bytes, length);

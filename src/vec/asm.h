@@ -6,8 +6,6 @@
 #include "base/text.h"
 #include "vec/x86.h"
 
-enum { ES_ASM_LOOPS = 16 };
-
 typedef struct es_asm_patch { int32_t at, end, pool; } es_asm_patch; /* displacement, next instruction, place in the pool */
 
 typedef struct es_asm {
@@ -18,7 +16,7 @@ typedef struct es_asm {
   es_asm_patch *patches;
   int32_t patch_count, patch_room;
   es_text *listing;          /* NULL: not wanted */
-  int32_t depth;             /* open loops, for the listing */
+  int32_t depth, loop, node; /* for the listing: open loops, number of the innermost, node that is computed; 0 none */
   bool failed;               /* out of memory */
   bool refused;              /* an instruction had no encoding: a defect of lower_x86.c */
   es_x86_ins culprit;
@@ -26,6 +24,7 @@ typedef struct es_asm {
 
 void es_asm_put(es_asm *out, const es_x86_ins *ins);
 void es_asm_bytes(es_asm *out, const void *bytes, int32_t count);
+/* A line of the listing for bytes that did not come from es_asm_put. */
 void es_asm_note(es_asm *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A forward jump: emitted with an open distance; returns its place for es_asm_land. condition: second byte of 0F 8x. */
 int32_t es_asm_jump(es_asm *out, int condition);

@@ -65,12 +65,12 @@ static es_x86_mem at_rsp(int32_t offset) {
 }
 
 static void vector_to(es_lowering *low, es_x86_mem mem, int8_t from, int8_t mask) {
-  es_low_put(low, (es_x86_ins){.op = X(movups_store), .bytes = low->bytes, .a = -1, .b = -1,
+  es_low_put(low, (es_x86_ins){.op = (int16_t)es_low_by_width(low, X(movups_store), X(movupd_store)), .bytes = low->bytes, .a = -1, .b = -1,
                                .c = from, .mem_used = true, .mem = mem, .mask = mask});
 }
 
 static void vector_from(es_lowering *low, int8_t to, es_x86_mem mem, int8_t mask) {
-  es_low_put(low, (es_x86_ins){.op = X(movups_load), .bytes = low->bytes, .a = to, .b = -1, .c = -1,
+  es_low_put(low, (es_x86_ins){.op = (int16_t)es_low_by_width(low, X(movups_load), X(movupd_load)), .bytes = low->bytes, .a = to, .b = -1, .c = -1,
                                .mem_used = true, .mem = mem, .mask = mask, .zero = mask != 0});
 }
 
@@ -451,6 +451,7 @@ static bool strided(es_lowering *low, const es_vec_code *code) {
 
 typedef struct loop {
   int32_t exit, top, counter;
+  int32_t around; /* number of the loop around it, for the listing */
 } loop;
 
 static void open_loop(es_lowering *low, const es_vec_code *code, int32_t i, loop *here) {
@@ -463,6 +464,8 @@ static void open_loop(es_lowering *low, const es_vec_code *code, int32_t i, loop
   here->exit = es_asm_jump(&low->out, JLE);
   if (!held) general_mem(low, X(mov_mr), ES_RAX, slot(low, here->counter), 0);
   here->top = low->out.length;
+  here->around = low->out.loop;
+  low->out.loop = ++low->loops_seen;
   low->out.depth++;
 }
 
@@ -473,6 +476,7 @@ static void close_loop(es_lowering *low, const loop *here) {
     general_mem(low, X(dec), -1, slot(low, here->counter), 0);
   es_asm_jump_back(&low->out, JNZ, here->top);
   es_asm_land(&low->out, here->exit);
+  low->out.loop = here->around;
   low->out.depth--;
 }
 
@@ -496,6 +500,18 @@ static void leave(es_lowering *low) {
   general(low, X(ret), -1, -1, 0);
 }
 
+static bool is_constant(int32_t op) {
+  return op == ES_VEC_splat || op == ES_VEC_splati || op == ES_VEC_iota;
+}
+
+static void load_constants(es_lowering *low) {
+  for (int32_t n = 0; n < low->places->hoisted_count; n++) {
+    int32_t r = low->places->hoisted[n];
+    es_operand from = es_low_constant(low, &low->vec->code[low->vec->reg[r].made]);
+    es_low_load(low, (int8_t)place_of(low, r)->at, &from);
+  }
+}
+
 static void instructions(es_lowering *low) {
   loop loops[ES_VEC_NESTING];
   int depth = 0;
@@ -503,17 +519,15 @@ static void instructions(es_lowering *low) {
     const es_vec_code *code = &low->vec->code[i];
     if (!low->places->live[i] || low->places->merged[i]) continue;
     int32_t r = target_of(code);
-    if (r >= 0) {
-      int8_t kind = place_of(low, r)->kind;
-      if (kind == ES_PLACE_constant || kind == ES_PLACE_folded) continue;
-    }
+    bool nothing = r >= 0 && (place_of(low, r)->kind == ES_PLACE_constant || place_of(low, r)->kind == ES_PLACE_folded);
+    if (nothing || (r >= 0 && is_constant(code->op) && !low->vec->reg[r].changes)) continue; /* hoisted */
     low->scratch_taken = 0;
     if (code->op == ES_VEC_loop)
       open_loop(low, code, i, &loops[depth++]);
     else if (code->op == ES_VEC_end)
       close_loop(low, &loops[--depth]);
     else if (code->op == ES_VEC_note)
-      es_asm_note(&low->out, "; node %d", (int)code->k);
+      low->out.node = (int32_t)code->k;
     else if (scalar(low, code) || straight(low, code) || strided(low, code) || es_low_value(low, code))
       keep_result(low, code);
   }
@@ -546,6 +560,7 @@ static esper_status lower(const es_vec *vec, es_lowering *low, es_placement *pla
   low->vector_count = targets[vec->isa].vectors;
   low->slots_at = places->vector_slots * low->bytes;
   enter(low);
+  load_constants(low);
   instructions(low);
   leave(low);
   es_asm_finish(&low->out);
@@ -571,6 +586,8 @@ esper_status es_vec_lower_x86(const es_vec *vec, const char *name, es_text *out,
 esper_status es_vec_listing(const es_vec *vec, es_text *out, es_error *err) {
   es_lowering low = {.out.listing = out};
   es_placement places;
+  if (vec->error.status != ESPER_OK || vec->depth > 0)
+    return es_fail(err, ESPER_ECOMPILE, "vector block: it is not whole; es_vec_lower says why");
   if (vec->isa == ES_ISA_scalar)
     return es_fail(err, ESPER_ECOMPILE, "vector block: isa scalar is C; there are no instructions to list");
   esper_status status = lower(vec, &low, &places, err);

@@ -273,7 +273,7 @@ static void choose(es_lowering *low, const es_vec_code *code) {
     ins.mask = mask;
   } else {
     ins.op = (int16_t)es_low_by_width(low, X(blendvps), X(blendvpd));
-    ins.imm = (uint8_t)(mask << 4);
+    ins.imm = (uint8_t)mask; /* a register number */
   }
   ins.bytes = low->bytes;
   ins.c = yes.memory ? -1 : yes.reg;
