@@ -10,6 +10,8 @@ M.commands = {
   { "compile", "compile a blueprint into a certified kernel" },
   { "run", "run a blueprint on tensors" },
   { "validate", "prove kernels right and in bounds" },
+  { "bench", "time kernels beside libtorch and the machine's peak" },
+  { "profile", "show what each kernel of a plan takes and moves" },
   { "dump", "show one stage of a compilation" },
   { "store", "look into and tend the artifact store" },
   { "doctor", "show what was found on this machine" },
