@@ -84,7 +84,7 @@ function M.save(store, r, certificate)
     record.bytes[k] = native.cast("const char *", bytes)
     record.length[k] = #bytes
   end
-  if C.es_store_put(store, record, native.fresh()) ~= 0 then return native.failure() end
+  if C.es_store_put(store, record, nil, native.fresh()) ~= 0 then return native.failure() end
   return held and true -- `held` keeps the bytes alive during the put
 end
 

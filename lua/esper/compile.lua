@@ -7,7 +7,8 @@
 --           isa=                   "scalar" ...; the best of this machine by default
 --           passes=                { text=, name= } a user's pass file, or an array of passes
 --           store=                 es_store * or nil
---           show= listing=         keep the graph before and after every pass; keep the vector instructions
+--           show= listing=         keep the graph before and after every pass; keep the vector ("vec") or machine
+--                                  instructions ("asm") of every block
 --   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
 --           graph= info=           the graph before the passes, and what blueprint.build says about it
 --           name= mode= dtype= isa= hyper= key= status="SUCCESS"|"CACHED"
@@ -60,23 +61,36 @@ local function pass_list(given)
   return need(passes.user(passes.default(), given.text, given.name))
 end
 
+-- Text of a block: its vector instructions, or its machine instructions with the names of the nodes beside them.
+local function block_text(name, made, listing, labels)
+  if listing == "vec" then return ("%s (%s)\n%s"):format(name, made.type, made:text()) end
+  local text = made:assembly()
+  if not text then return "" end
+  text = text:gsub("node (%d+)", function(n) return labels[tonumber(n)] or "node " .. n end)
+  return ("%s (%s, %d lanes)\n%s"):format(name, made.type, made.lanes, text)
+end
+
+-- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group.
+local function listed(unit, listing, labels, blocks)
+  local plain, known = unit.block, {}
+  function unit:block(build, dtype)
+    local made
+    local name = plain(self, function(b) made = b return build(b) end, dtype)
+    if not known[name] then
+      known[name] = true
+      blocks[#blocks + 1] = block_text(name, made, listing, labels())
+    end
+    return name
+  end
+end
+
 -- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
 local function recipes(groups, isa, listing)
-  local unit, code, blocks = emit.unit(groups.facts.graph, isa), {}, {}
-  if listing then
-    local plain = unit.block
-    function unit:block(build, dtype)
-      local made
-      local name = plain(self, function(b) made = b return build(b) end, dtype)
-      if not blocks[name] then
-        blocks[name] = true
-        blocks[#blocks + 1] = ("%s (%s)\n%s"):format(name, made.type, made:text())
-      end
-      return name
-    end
-  end
+  local unit, code, blocks, present = emit.unit(groups.facts.graph, isa), {}, {}, nil
+  if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
   local writer = reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
+    present = g
     local steps, temps = writer:group(g)
     code[n] = { steps = steps, temps = temps }
   end

@@ -69,12 +69,15 @@ local function describe(graph, group)
       ordinal[id] = #label
     end
   end
-  return ordinal, table.concat(label, " + ")
+  return ordinal, label
 end
+
+--- Names of a group's nodes ("%7 linear"), by the ordinal that vector blocks know them by.
+function M.labels(graph, group) return select(2, describe(graph, group)) end
 
 function Unit:group(group)
   local ordinal, label = describe(self.graph, group)
-  local k = writer.new(self, group, ordinal, label)
+  local k = writer.new(self, group, ordinal, table.concat(label, " + "))
   require("kernels." .. group.kind).emit(k, group)
   k:finish()
   return k.steps, k.temps

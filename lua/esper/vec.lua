@@ -272,6 +272,18 @@ function Block:lower(name)
   return text
 end
 
+--- Its machine instructions with their offsets, each with the loop and the node (b:note) it belongs to; nil in plain C.
+function Block:assembly()
+  if self.lanes == 1 then return nil end
+  local err = native.fresh()
+  C.es_text_clear(scratch)
+  if C.es_vec_listing(self.handle, scratch, err) ~= 0 then
+    local _, message = native.failure()
+    error(message, 2)
+  end
+  return native.string(scratch.bytes, scratch.length)
+end
+
 function Block:text() return native.text(C.es_vec_print, self.handle) end
 
 return M

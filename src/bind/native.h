@@ -19,6 +19,7 @@
 #include "store/store.h"
 #include "torch/torch.h"
 #include "vec/vec.h"
+#include "vec/x86.h"
 
 typedef struct es_native {
 #define N(result, name, arguments) result(*name) arguments;
