@@ -18,7 +18,9 @@ local M = {}
 
 local ACCUMULATORS = { scalar = 6, avx2 = 12, avx512 = 12 } -- over 4 cycles of latency times 2 units
 local CHUNKS = 4       -- tiles per thread
-local BUDGET = 12e6    -- nanoseconds spent on one number
+local BUDGET = 15e6    -- nanoseconds spent on one number
+local REPS = 20        -- at least
+local TURNS = 20000    -- of an fma block; 40 times fewer where a turn is 40 times slower
 local LINE = 64 * 1024 -- bytes: an unrolled turn of a bandwidth block divides it
 
 -- ---- vector blocks ----
@@ -110,7 +112,7 @@ local function fastest(run, fn, tiles, d, p)
   args.p, args.d = p, d
   local ns = native.new("double[?]", 1000)
   C.es_measure_tiles(run.pool, tiles, fn, args, 2, ns)
-  local reps = math.max(5, math.min(1000, math.floor(BUDGET / math.max(ns[1], 1))))
+  local reps = math.max(REPS, math.min(1000, math.floor(BUDGET / math.max(ns[1], 1))))
   C.es_measure_tiles(run.pool, tiles, fn, args, reps, ns)
   local best = ns[0]
   for i = 1, reps - 1 do best = math.min(best, ns[i]) end
@@ -151,7 +153,6 @@ local function level(run, fns, name, room, bytes, buffers)
   return { name = name, room = room, copy = copied, read = seen }
 end
 
-M.functions = functions
 function M.measure(options)
   local threads, isa = options.threads or 1, options.isa or vec.best()
   local run, fns, size = { pool = options.pool, threads = threads }, functions(isa), caches()
@@ -162,9 +163,10 @@ function M.measure(options)
   local buffers, one = native.new "char *[3]", native.new "int64_t[2]"
   buffers[0], buffers[1], buffers[2] = sums, b, sums
   local out = { threads = threads, isa = isa, fma = {}, levels = {} }
-  one[0] = 20000
+  local turns = vec.lanes(isa, "f32") == 1 and TURNS / 40 or TURNS
+  one[0] = turns
   for _, dtype in ipairs { "f32", "f64" } do
-    local flops = 2 * (ACCUMULATORS[isa] or 12) * vec.lanes(isa, dtype) * 20000 * threads * CHUNKS
+    local flops = 2 * (ACCUMULATORS[isa] or 12) * vec.lanes(isa, dtype) * turns * threads * CHUNKS
     out.fma[dtype] = flops / fastest(run, fns[dtype], threads * CHUNKS, one, buffers) * 1e9
   end
   buffers[0] = a

@@ -57,9 +57,10 @@ local transformer = blueprint.define "bench/transformer" {
   end,
 }
 
+local HEADS = { "batch", "heads", "tokens", "width" }
 local attend = blueprint.define "bench/attend" {
   doc = "softmax(q k' / sqrt(d)) v alone", hyper = { heads = 8, width = 64, causal = false },
-  input = { q = { "batch", "heads", "tokens", "width" }, k = { "batch", "heads", "tokens", "width" }, v = { "batch", "heads", "tokens", "width" } },
+  input = { q = HEADS, k = HEADS, v = HEADS },
   build = function(g, inputs, h) return { y = g.sdpa(inputs.q, inputs.k, inputs.v, { causal = h.causal }) } end,
 }
 
