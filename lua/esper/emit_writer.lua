@@ -229,13 +229,7 @@ end
 
 function Writer:raw(expr, dtype) return ("((%s *)%s)"):format(self:ctype(dtype), self:atom(expr)) end
 
-function Writer:choice(name, candidates)
-  local tuned = self.unit.tuning and self.unit.tuning[name]
-  for _, candidate in ipairs(candidates) do
-    if candidate == tuned then return tuned end
-  end
-  return candidates[1]
-end
+function Writer:choice(name, candidates) return self.unit:choice(name, candidates, self.label) end
 
 function Writer:lanes(dtype) return vec.lanes(self.isa, dtype) end
 

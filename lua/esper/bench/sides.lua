@@ -31,7 +31,7 @@ local function compiled(case, options)
   local times, made, problem, status = {}, nil, nil, nil
   for i = 1, options.compiles or COMPILES do
     made, problem, status = compile.compile(case.source,
-      { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa })
+      { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa, tuning = options.tuning })
     if not made then return nil, text_of(problem), status end
     times[i] = made.ms.total
   end
@@ -82,12 +82,12 @@ function M.esper(case, options)
   for name, t in pairs(options.given or {}) do data[name].tensor = t end
   local run, results, keep = validate.execution(made, values, data, SEED, 0)
   run.pool = options.pool
-  local plan_values = assert(made.plan_dims:eval(values))
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
   local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms, keep = keep,
     es_run = run, workspace = tonumber(need[0]), naive = dim_at(made.plan_dims, values, made.naive) }
-  side.group_work, side.work = works(made, function(d) return plan_values[d] end, made.dtype)
+  local at = assert(made.groups.facts.D:eval(values))
+  side.group_work, side.work = works(made, function(d) return at[d] end, made.dtype)
   side.work.set = touched(data, results, side.workspace)
   function side.run(reps, ns)
     if C.es_measure_kernel(made.kernel, run, reps, ns, fresh()) ~= 0 then return failure() end

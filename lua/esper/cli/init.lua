@@ -10,6 +10,7 @@ M.commands = {
   { "compile", "compile a blueprint into a certified kernel" },
   { "run", "run a blueprint on tensors" },
   { "validate", "prove kernels right and in bounds" },
+  { "tune", "measure the best sizes for this machine" },
   { "dump", "show one stage of a compilation" },
   { "store", "look into and tend the artifact store" },
   { "doctor", "show what was found on this machine" },
