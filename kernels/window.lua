@@ -139,7 +139,7 @@ local WORDS = { "planes", "columns", "groups", "rest", "x", "pitch", "group_step
 
 local function one_plane(b, win, w, x, out)
   local line, to = b:copy(x), b:copy(out)
-  if win.weights and win.tap[1] * win.tap[2] <= HELD then
+  if win.weights and not win.looped and win.tap[1] * win.tap[2] <= HELD then
     for i = 0, win.tap[1] * win.tap[2] - 1 do w.held[i] = b:bcast(w.taps, i * b.bytes) end
   end
   local function run(count, rows, step, out_step)
