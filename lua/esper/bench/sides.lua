@@ -39,12 +39,14 @@ local function compiled(case, options)
   return kernel.wrap(made), times[math.ceil(#times / 2)]
 end
 
--- Operations and traffic of every group at these sizes, and their sum. set: bytes the case touches.
-local function works(made, all, dtype)
-  local out, total = {}, { flops = 0, read = 0, write = 0, dtype = dtype }
-  for n, group in ipairs(made.groups.groups) do
-    local flops, read, written = cost.group(made.groups.facts, group)
-    out[n] = { flops = all(flops), read = all(read), write = all(written), dtype = dtype }
+-- Operations and traffic of every group at these sizes, and their sum.
+local function works(made, values, dtype)
+  local rows, out, total = {}, {}, { flops = 0, read = 0, write = 0, dtype = dtype }
+  local f = made.groups.facts
+  for n, group in ipairs(made.groups.groups) do rows[n] = { cost.group(f, group) } end
+  local all = assert(f.D:eval(values)) -- only now: the costs are dims made just above
+  for n, row in ipairs(rows) do
+    out[n] = { flops = all[row[1]], read = all[row[2]], write = all[row[3]], dtype = dtype }
     out[n].set = out[n].read + out[n].write
     for _, key in ipairs { "flops", "read", "write" } do total[key] = total[key] + out[n][key] end
   end
@@ -65,29 +67,50 @@ local function dim_at(D, values, text)
   return all and all[d] or 0
 end
 
---- `given`: tensors by input name, instead of drawn ones; their extents give the sizes then.
+-- Values of the symbols by name: from the tensors given, else from the case.
+local function sizes(made, case, given)
+  if not given then return suite.sizes(made.graph, case) end
+  local checked, why, status = made:check_inputs(given)
+  if not checked then return nil, why, status end
+  local symbols, problem = made:solve(checked, given)
+  if not symbols then return nil, problem, "ESHAPE" end
+  local values = {}
+  for i, s in ipairs(made.plan_dims:symbols()) do values[s.name] = tonumber(symbols[i - 1]) end
+  return values
+end
+
+-- Data of all leaves at these sizes; nil when some tensor would be empty or impossible.
+local function leaves(graph, values)
+  local value = draw.evaluate(graph, values)
+  for id = 0, value and graph:count() - 1 or -1 do
+    for _, d in ipairs(graph:shape(id)) do
+      if value(d) < 1 then return nil end
+    end
+  end
+  return value and validate.leaves(graph, value, 1, SEED)
+end
+
+--- options.given: function(kernel) -> tensors by input name, instead of drawn ones; their extents give the sizes.
 function M.esper(case, options)
   local made, ms, status = compiled(case, options)
   if not made then return nil, ms, status end
-  local graph = made.graph
-  local values, why = suite.sizes(graph, case)
-  if not values then return nil, why, "EARG" end
-  local value = draw.evaluate(graph, values)
-  local fits = value and true
-  for id = 0, fits and graph:count() - 1 or -1 do
-    for _, d in ipairs(graph:shape(id)) do fits = fits and value(d) > 0 end
+  local graph, given, values, why = made.graph, nil, nil, nil
+  if options.given then
+    given, why, status = options.given(made)
+    if not given then return nil, why, status end
   end
-  if not fits then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
-  local data = validate.leaves(graph, value, 1, SEED)
-  for name, t in pairs(options.given or {}) do data[name].tensor = t end
+  values, why, status = sizes(made, case, given)
+  if not values then return nil, why, status or "EARG" end
+  local data = leaves(graph, values)
+  if not data then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
+  for name, t in pairs(given or {}) do data[name].tensor = t end
   local run, results, keep = validate.execution(made, values, data, SEED, 0)
   run.pool = options.pool
-  local plan_values = assert(made.plan_dims:eval(values))
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
   local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms, keep = keep,
-    es_run = run, workspace = tonumber(need[0]), naive = dim_at(made.plan_dims, values, made.naive) }
-  side.group_work, side.work = works(made, function(d) return plan_values[d] end, made.dtype)
+    es_run = run, workspace = tonumber(need[0]), naive = dim_at(made.groups.facts.D, values, made.naive) }
+  side.group_work, side.work = works(made, values, made.dtype)
   side.work.set = touched(data, results, side.workspace)
   function side.run(reps, ns)
     if C.es_measure_kernel(made.kernel, run, reps, ns, fresh()) ~= 0 then return failure() end
