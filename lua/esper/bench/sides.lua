@@ -1,12 +1,12 @@
 --- One case on both sides of a comparison: Esper's kernel and the same graph as libtorch calls, over the same data.
 -- Between the suite and the duel (duel.lua). Everything but the work itself is prepared here, outside the timing.
 --
---   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa = }
+--   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa =, kernel =, given = }
 --   sides.torch(side of esper, threads) -> side | nil, message, status
 --   side = { name =, case =, run = function(reps, ns) (nanoseconds of each into a C array of doubles),
 --            results = function() -> { [root] = tensor } }      of the last run
 --   The Esper side also has compiled, graph, data, values (symbols by name), work (for peak.bound), naive, workspace
---   (bytes), compile_ms, group_work = array of work, one per group.
+--   (bytes), compile_ms, group_work = array of work, one per group (naive and group_work of a fresh compile only).
 
 local compile = require "esper.compile"
 local cost = require "esper.cost"
@@ -61,6 +61,22 @@ local function touched(data, results, workspace)
   return bytes
 end
 
+-- The same for a kernel from the store, whose groups are gone: from its plan, as a whole.
+local function plan_work(made, values, dtype)
+  local all, written = assert(made.plan_dims:eval(values)), 0
+  for i = 0, C.es_plan_value_count(made.plan) - 1 do
+    local v = C.es_plan_value_get(made.plan, i)
+    local role, bytes = native.rolename[v.role], native.dtypebytes[native.dtypename[v.dtype]]
+    if role == "output" or role == "update" or role == "temp" then
+      for a = 0, v.rank - 1 do bytes = bytes * all[v.shape[a]] end
+      written = written + bytes
+    end
+  end
+  local moved = all[C.es_plan_bytes(made.plan)]
+  written = math.min(written, moved)
+  return { flops = all[C.es_plan_flops(made.plan)], read = moved - written, write = written, dtype = dtype }
+end
+
 local function dim_at(D, values, text)
   local d = text and D:parse(text)
   local all = d and D:eval(values)
@@ -91,8 +107,10 @@ local function leaves(graph, values)
 end
 
 --- options.given: function(kernel) -> tensors by input name, instead of drawn ones; their extents give the sizes.
+-- options.kernel: the kernel to time, instead of compiling the case.
 function M.esper(case, options)
-  local made, ms, status = compiled(case, options)
+  local made, ms, status = options.kernel, nil, nil
+  if not made then made, ms, status = compiled(case, options) end
   if not made then return nil, ms, status end
   local graph, given, values, why = made.graph, nil, nil, nil
   if options.given then
@@ -109,8 +127,13 @@ function M.esper(case, options)
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
   local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms, keep = keep,
-    es_run = run, workspace = tonumber(need[0]), naive = dim_at(made.groups.facts.D, values, made.naive) }
-  side.group_work, side.work = works(made, values, made.dtype)
+    es_run = run, workspace = tonumber(need[0]) }
+  if made.groups then
+    side.naive = dim_at(made.groups.facts.D, values, made.naive)
+    side.group_work, side.work = works(made, values, made.dtype)
+  else
+    side.work = plan_work(made, values, made.dtype)
+  end
   side.work.set = touched(data, results, side.workspace)
   function side.run(reps, ns)
     if C.es_measure_kernel(made.kernel, run, reps, ns, fresh()) ~= 0 then return failure() end
