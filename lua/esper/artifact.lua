@@ -3,6 +3,7 @@
 -- is over everything that decides what the kernel does: graph, hyper-parameters, mode, dtype, target, passes, build.
 local native = require "esper.native"
 local dims = require "esper.dims"
+local tuning = require "esper.tuning"
 local C = native.C
 local M = {}
 
@@ -26,11 +27,15 @@ local function build()
   return known
 end
 
--- es_key of a result; the second value keeps its strings alive.
-local function key_of(r)
+local function target_of(r)
+  return "cpu/" .. r.isa .. (r.tuning and " tuned " .. tuning.digest(r.tuning) or "")
+end
+
+-- es_key of a result, for a target; the second value keeps its strings alive.
+local function key_of(r, target)
   local hash = native.new("es_hash")
   if C.es_graph_hash(r.graph.ptr, hash, native.fresh()) ~= 0 then return native.failure() end
-  local anchors = { r.name, r.hyper, r.mode, r.dtype, "cpu/" .. r.isa, r.passes, build() }
+  local anchors = { r.name, r.hyper, r.mode, r.dtype, target, r.passes, build() }
   local key = native.new("es_key")
   key.graph = hash
   key.name, key.hyper, key.mode, key.dtype, key.target, key.passes, key.build =
@@ -40,7 +45,7 @@ end
 
 --- Key of a result (name, graph, hyper, mode, dtype, isa, passes) as hex; keeps it in C form for load and save.
 function M.key(r)
-  local key, anchors, status = key_of(r)
+  local key, anchors, status = key_of(r, target_of(r))
   if not key then return nil, anchors, status end
   local hash, hex = native.new("es_hash"), native.new("char[65]")
   C.es_key_hash(key, hash)
@@ -86,6 +91,31 @@ function M.save(store, r, certificate)
   end
   if C.es_store_put(store, record, nil, native.fresh()) ~= 0 then return native.failure() end
   return held and true -- `held` keeps the bytes alive during the put
+end
+
+-- The tuned choices of a graph on this processor are a record of their own.
+local function tuning_key(r) return key_of(r, ("tuning/%s/%s"):format(r.isa, tuning.model())) end
+
+--- Text of the choices tuned for a result's graph here, or nil.
+function M.tuning(store, r)
+  local key, anchors = tuning_key(r)
+  if not key then return nil end
+  local hash, record = native.new "es_hash", native.new "es_record"
+  C.es_key_hash(key, hash)
+  if C.es_store_get(store, hash, record, native.fresh()) ~= 0 then return nil, anchors end
+  native.gc(record, C.es_record_free)
+  return section(record, "tuning")
+end
+
+function M.save_tuning(store, r, text)
+  local key, anchors, status = tuning_key(r)
+  if not key then return nil, anchors, status end
+  local record = native.new "es_record"
+  record.key, record.created = key, os.time()
+  local k = native.section.tuning
+  record.bytes[k], record.length[k] = native.cast("const char *", text), #text
+  if C.es_store_put(store, record, nil, native.fresh()) ~= 0 then return native.failure() end
+  return anchors and true -- kept alive during the put, as `text` is
 end
 
 -- Workspace of a plan as text: the sum over slots of the largest size each must hold.

@@ -7,6 +7,7 @@
 --           isa=                   "scalar" ...; the best of this machine by default
 --           passes=                { text=, name= } a user's pass file, or an array of passes
 --           store=                 es_store * or nil
+--           tuning=                choices of recipes (tuning.lua); those of the store, else the defaults, unless given
 --           show= listing=         keep the graph before and after every pass; keep the vector ("vec") or machine
 --                                  instructions ("asm") of every block
 --   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
@@ -29,6 +30,7 @@ local native = require "esper.native"
 local passes = require "esper.passes"
 local planner = require "esper.planner"
 local reuse = require "esper.reuse"
+local tuning = require "esper.tuning"
 local vec = require "esper.vec"
 local C = native.C
 local M = {}
@@ -85,8 +87,9 @@ local function listed(unit, listing, labels, blocks)
 end
 
 -- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
-local function recipes(groups, isa, listing)
+local function recipes(groups, isa, listing, choices)
   local unit, code, blocks, present = emit.unit(groups.facts.graph, isa), {}, {}, nil
+  unit.tuning = choices
   if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
   local writer = reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
@@ -94,7 +97,7 @@ local function recipes(groups, isa, listing)
     local steps, temps = writer:group(g)
     code[n] = { steps = steps, temps = temps }
   end
-  return unit:text(), code, table.concat(blocks, "\n")
+  return unit, code, table.concat(blocks, "\n")
 end
 
 local function object_of(unit)
@@ -125,6 +128,12 @@ local function build_groups(r, opts)
   need(group.verify(r.groups))
 end
 
+-- Text of the choices to compile with, nil for the defaults.
+local function choices_for(r, opts)
+  local text = opts.tuning and tuning.encode(opts.tuning) or (opts.store and artifact.tuning(opts.store, r))
+  return text and #text > 0 and text or nil
+end
+
 -- What the store holds under the key; a record that today's loader refuses counts as absent and is compiled anew.
 local function from_store(r, opts)
   local stored = artifact.load(opts.store, r)
@@ -140,14 +149,17 @@ end
 local function compile(r, opts)
   local lap, code = stopwatch(r), nil
   build_graph(r, opts)                                                                    lap "blueprint"
+  r.tuning = choices_for(r, opts)
   r.key = need(artifact.key(r))                                                           lap "key"
   local stored = opts.store and from_store(r, opts)                                       lap "store"
   if not stored then
     build_groups(r, opts)                                                                 lap "passes"
-    r.unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing)                       lap "recipes"
+    local unit
+    unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing, r.tuning and tuning.decode(r.tuning))
+    r.unit, r.choices = unit:text(), unit.choices                                         lap "recipes"
     r.object = object_of(r.unit)                                                          lap "object"
     local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
-    r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code                          lap "plan"
+    r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code            lap "plan"
     r.kernel = kernel_of(r.plan, r.object)                                                lap "load"
   end
   artifact.describe(r)
@@ -165,6 +177,7 @@ end
 
 local function keyed(r, opts)
   build_graph(r, opts)
+  r.tuning = choices_for(r, opts)
   r.key = need(artifact.key(r))
   return r
 end

@@ -31,7 +31,7 @@ local function compiled(case, options)
   local times, made, problem, status = {}, nil, nil, nil
   for i = 1, options.compiles or COMPILES do
     made, problem, status = compile.compile(case.source,
-      { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa })
+      { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa, tuning = options.tuning })
     if not made then return nil, text_of(problem), status end
     times[i] = made.ms.total
   end

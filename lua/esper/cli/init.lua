@@ -10,6 +10,7 @@ M.commands = {
   { "compile", "compile a blueprint into a certified kernel" },
   { "run", "run a blueprint on tensors" },
   { "validate", "prove kernels right and in bounds" },
+  { "tune", "measure the best sizes for this machine" },
   { "bench", "time kernels beside libtorch and the machine's peak" },
   { "profile", "show what each kernel of a plan takes and moves" },
   { "dump", "show one stage of a compilation" },
