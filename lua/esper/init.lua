@@ -77,13 +77,17 @@ local function from_json(path, opts)
 end
 
 -- Who builds the graph: a file or catalogue name runs in the sandbox, a declaration made in this state here.
-local function builder(source)
-  if type(source) ~= "string" then return require("esper.blueprint").build end
-  return source:match("%.json$") and from_json or require("esper.sandbox").build
-end
-
 local function pipeline_options(source, opts)
-  return { build = builder(source), set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes }
+  local out = { set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes }
+  if type(source) ~= "string" then
+    out.build = require("esper.blueprint").build
+  elseif source:match("%.json$") then
+    out.build = from_json
+  else
+    local sandbox = require "esper.sandbox"
+    out.build, out.read, out.identity = sandbox.build, sandbox.read, sandbox.identity
+  end
+  return out
 end
 
 local function text_of(problem) return type(problem) == "table" and table.concat(problem, "\n") or tostring(problem) end
@@ -100,7 +104,7 @@ end
 function M.key_fields(source, opts)
   local r, problem, status = require("esper.compile").key(source, pipeline_options(source, opts or {}))
   if not r then return nil, text_of(problem), status end
-  local k, out = r.c_key, { key = r.key, graph = r.graph:hash() }
+  local k, out = r.c_key, { key = r.key, graph = r.graph:hash(), source = r.c_source }
   for _, name in ipairs { "name", "hyper", "mode", "dtype", "target", "passes", "build" } do out[name] = native.string(k[name]) end
   return out
 end
