@@ -170,7 +170,8 @@ function M.tune(source, opts)
   report.kept = false
   if store and next(report.tuning) then
     local ok
-    ok, why, status = require("esper.artifact").save_tuning(store.ptr, report.source, require("esper.tuning").encode(report.tuning))
+    local text = require("esper.tuning").encode(report.tuning)
+    ok, why, status = require("esper.artifact").save_tuning(store.ptr, report.source, text)
     if not ok then return nil, "the choices cannot be stored: " .. why, status end
     local tuned
     tuned, why, status = M.compile(source, setmetatable({ anew = true }, { __index = opts or {} }))
