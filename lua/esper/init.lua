@@ -131,12 +131,13 @@ function M.compile(source, opts)
   return kernel
 end
 
---- Proves a kernel anew. A passing certificate goes into the store; a failing one takes the record out of it.
+--- Proves a kernel anew; opts.performance = true: its speed too (performance.lua). A passing certificate goes into the store; a failing one takes the record out of it.
 function M.certify(kernel, opts)
   opts = opts or {}
   opts.pool = kernel.pool
   local validate = require "esper.validate"
   kernel.certificate = validate.certify(kernel, opts)
+  if opts.performance and kernel.certificate.passed then require("esper.performance").judge(kernel, kernel.certificate) end
   local store = M.store()
   if store and kernel.certificate.passed then
     local ok, why = require("esper.compile").save(kernel, store.ptr, validate.encode(kernel.certificate))

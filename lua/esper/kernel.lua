@@ -137,7 +137,8 @@ end
 
 function Kernel:certify(options) return require("esper").certify(self, options) end
 
-local function check_inputs(self, given)
+--- The values of all inputs, when `given` has a fitting tensor for each and no other; nil, message, status.
+function Kernel:check_inputs(given)
   local values, known = self:values("input"), {}
   for _, value in ipairs(values) do
     known[value.name] = true
@@ -185,7 +186,7 @@ function Kernel:run(given, options)
   if not (self.certificate and self.certificate.passed) and not options.unproved then
     return nil, ("kernel %s is not proved: call certify() on it first, or compile with certify = true"):format(self.name), "ECERT"
   end
-  local inputs, why, status = check_inputs(self, given)
+  local inputs, why, status = self:check_inputs(given)
   if not inputs then return nil, why, status end
   local symbols, all = self:solve(inputs, given)
   if not symbols then return nil, all, "ESHAPE" end

@@ -1,5 +1,4 @@
 --- esper bench NAME|FILE|--all
-local args_module = require "esper.cli.args"
 local options_module = require "esper.cli.options"
 
 local QUICK = { rounds = 3, turn = 2 }
@@ -30,11 +29,8 @@ local function prepare(args)
   if not options then return nil, why end
   if args.all and next(options.set) then return nil, "--set goes with one blueprint, not with --all" end
   local size, threads, rounds, cases
-  size, why = args_module.pairs(args.size, "--size")
+  size, why = options_module.sizes(args.size)
   if not size then return nil, why end
-  for name, v in pairs(size) do
-    if type(v) ~= "number" or v < 1 or v % 1 ~= 0 then return nil, ("--size %s=%s: want a whole number of at least 1"):format(name, tostring(v)) end
-  end
   rounds, why = options_module.whole("--rounds", args.rounds, args.quick and QUICK.rounds or 12)
   if not rounds or rounds < 1 then return nil, why or "--rounds: at least 1" end
   threads, why = thread_list(args)
