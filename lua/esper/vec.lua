@@ -34,7 +34,7 @@
 --                                 { p, bytes = 8 } by a constant per element. Afterwards these registers are used up;
 --                                 keep a start with b:copy(p). A body that gathers into an accumulator under a mask
 --                                 must make masked lanes neutral itself (b:select).
--- Across lanes: b:hadd, hmin, hmax (in every lane), b:transpose(rows), b:hadd_all(vectors).
+-- Across lanes: b:hadd, hmin, hmax (in every lane), b:transpose(rows), b:hadd_all(vectors), b:unzip(low, high).
 -- Also: b:copy(g) a scalar of its own; b:text() the listing; vec.lanes(isa, type); vec.best() the ISA name to use.
 
 local native = require "esper.native"
@@ -252,6 +252,16 @@ function Block:hadd_all(v)
   if #q == 2 then return self:add(self:part(q[1], q[2], 0x20), self:part(q[1], q[2], 0x31)) end
   local function pair(a, b2, low, high) return self:add(self:part(a, b2, low), self:part(a, b2, high)) end
   return pair(pair(q[1], q[2], 0x44, 0xEE), pair(q[3], q[4], 0x44, 0xEE), 0x88, 0xDD)
+end
+
+--- Every second element of two vectors that follow each other in memory: 0, 2, 4..., then 1, 3, 5... Floats.
+function Block:unzip(low, high)
+  if self.lanes == 1 then return low, high end
+  local wide = self.lanes * self.bytes == 64
+  local a, b2 = self:part(low, high, wide and 0x88 or 0x20), self:part(low, high, wide and 0xDD or 0x31)
+  local even, odd = self:unpl(a, b2), self:unph(a, b2) -- done where a part is two elements
+  if self.bytes == 8 then return even, odd end
+  return self:unpl(even, odd), self:unph(even, odd)
 end
 
 -- ---- out ----

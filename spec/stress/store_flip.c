@@ -36,16 +36,36 @@ static void make(es_record *record, int64_t n, unsigned char *bytes) {
   record->length[ES_SECTION_object] = length;
 }
 
+/* The source of record n; some names are long, so that entries differ in size. */
+static es_source source_of(int64_t n) {
+  es_source source = { .name = n % 4 ? "stress/flip" : "stress/a_rather_long_name_for_a_blueprint_but_one_that_fits" };
+  es_hash_of(&n, sizeof n, &source.hash);
+  return source;
+}
+
+static bool put(es_store *store, int64_t n, unsigned char *bytes) {
+  es_record record;
+  es_source source = source_of(n);
+  make(&record, n, bytes);
+  return es_store_put(store, &record, &source, NULL) == ESPER_OK;
+}
+
+/* False when the index leads elsewhere than to record n; a miss is fine. */
+static bool led_right(es_store *store, int64_t n, const es_hash *key) {
+  char name[ES_SOURCE_NAME_MAX + 1];
+  es_hash found;
+  es_source source = source_of(n);
+  if (es_store_find(store, &source.hash, &found, name, NULL)) return true;
+  return es_hash_equal(&found, key) && strcmp(name, source.name) == 0;
+}
+
 static bool fill(void) {
   unsigned char bytes[BYTES_MAX];
   es_store *store;
   es_record record;
   es_hash key;
   bool good = es_store_open(directory, &store, NULL) == ESPER_OK;
-  for (int64_t n = 0; good && n < RECORDS + 30; n++) {
-    make(&record, n, bytes);
-    good = es_store_put(store, &record, NULL) == ESPER_OK;
-  }
+  for (int64_t n = 0; good && n < RECORDS + 30; n++) good = put(store, n, bytes);
   for (int64_t n = RECORDS; good && n < RECORDS + 30; n++) { /* leaves free pages */
     make(&record, n, bytes);
     es_key_hash(&record.key, &key);
@@ -74,6 +94,7 @@ static _Noreturn void host(void) {
       es_hash key;
       make(&want, n, bytes);
       es_key_hash(&want.key, &key);
+      if (!led_right(store, n, &key)) verdict = WRONG;
       if (es_store_get(store, &key, &got, NULL)) continue;
       if (got.created != want.created || got.length[ES_SECTION_object] != want.length[ES_SECTION_object] ||
           memcmp(got.bytes[ES_SECTION_object], bytes, want.length[ES_SECTION_object]))
@@ -81,11 +102,7 @@ static _Noreturn void host(void) {
       es_record_free(&got);
       if (n % 10 == 0) es_store_delete(store, &key, NULL);
     }
-    for (int64_t n = 0; n < RECORDS; n += 5) {
-      es_record record;
-      make(&record, n, bytes);
-      es_store_put(store, &record, NULL);
-    }
+    for (int64_t n = 0; n < RECORDS; n += 5) put(store, n, bytes);
     es_store_verify(store, &report, NULL);
     es_store_gc(store, -1, 100000, &deleted, NULL);
   }

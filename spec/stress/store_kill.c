@@ -2,7 +2,8 @@
  *     store_kill N SEED [plant]        one line: name seed n fail metric; exit status 1 when anything failed
  * "plant" lets the writers acknowledge before they write, which the test must notice.
  * Works below $TMPDIR; a tmpfs (/dev/shm) gives many more writes per kill.
- * Record (writer, n) lies under key (writer, n mod SLOTS): the store stays small, old versions show up as lost. */
+ * Record (writer, n) lies under key (writer, n mod SLOTS): the store stays small, old versions show up as lost. Every
+ * version has an index entry of its own, written with it. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,14 @@ static void make(es_record *record, int writer, int64_t n, unsigned char *bytes)
   record->length[ES_SECTION_object] = length;
 }
 
+/* The source of version n leads to its slot's record. */
+static es_source source_of(int writer, int64_t n) {
+  const int64_t parts[2] = { writer, n };
+  es_source source = { .name = "stress/kill" };
+  es_hash_of(parts, sizeof parts, &source.hash);
+  return source;
+}
+
 static _Noreturn void write_for_ever(const char *directory, int writer, volatile int64_t *acknowledged, bool plant) {
   static unsigned char bytes[BYTES_MAX];
   es_store *store;
@@ -50,8 +59,9 @@ static _Noreturn void write_for_ever(const char *directory, int writer, volatile
   for (int64_t n = *acknowledged + 1;; n++) {
     es_record record;
     make(&record, writer, n, bytes);
+    es_source source = source_of(writer, n);
     if (plant) *acknowledged = n;
-    if (es_store_put(store, &record, NULL)) _exit(4);
+    if (es_store_put(store, &record, &source, NULL)) _exit(4);
     *acknowledged = n;
   }
 }
@@ -61,9 +71,13 @@ static void judge(es_store *store, int writer, int64_t acknowledged, int64_t *lo
   static unsigned char bytes[BYTES_MAX];
   for (int64_t n = acknowledged > SLOTS ? acknowledged - SLOTS + 1 : 1; n <= acknowledged; n++) {
     es_record want, got;
-    es_hash key;
+    es_hash key, found;
+    char name[ES_SOURCE_NAME_MAX + 1];
+    es_source source = source_of(writer, n);
     make(&want, writer, n, bytes);
     es_key_hash(&want.key, &key);
+    if (es_store_find(store, &source.hash, &found, name, NULL)) ++*lost; /* its entry was acknowledged with it */
+    else if (!es_hash_equal(&found, &key)) ++*corrupt;
     esper_status status = es_store_get(store, &key, &got, NULL);
     int64_t version = -1;
     if (!status && got.length[ES_SECTION_object] >= sizeof version) {
@@ -123,7 +137,7 @@ int main(int argc, char **argv) {
     }
     for (int w = 0; w < WRITERS; w++) judge(store, w, acknowledged[w], &lost, &corrupt);
     es_store_report report;
-    if (k % 20 == 0 && (es_store_verify(store, &report, &err) || report.bad)) other++;
+    if (k % 20 == 0 && (es_store_verify(store, &report, &err) || report.bad || report.index_bad || report.orphans)) other++;
     es_store_close(store);
   }
   int64_t fail = lost + corrupt + other;

@@ -32,6 +32,18 @@ void es_text_bytes(es_text *text, const void *bytes, size_t length) {
   text->bytes[text->length] = 0;
 }
 
+void es_text_string(es_text *text, const char *string) { es_text_bytes(text, string, strlen(string)); }
+
+void es_text_integer(es_text *text, int64_t value) {
+  char digits[20]; /* -2^63 has 19 and a sign */
+  char *end = digits + sizeof digits, *at = end;
+  uint64_t rest = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+  do *--at = (char)('0' + rest % 10);
+  while ((rest /= 10) != 0);
+  if (value < 0) *--at = '-';
+  es_text_bytes(text, at, (size_t)(end - at));
+}
+
 void es_text_add(es_text *text, const char *fmt, ...) {
   va_list list, again;
   if (!reserve(text, 64)) return; /* mostly enough, so that one pass does */

@@ -11,6 +11,7 @@
 #include "bind/sandbox.h"
 #include "jit/jit.h"
 #include "run/guard.h"
+#include "run/measure.h"
 #include "run/npy.h"
 #include "run/oracle.h"
 #include "run/plan.h"

@@ -54,6 +54,10 @@ void es_dims_release(es_dims *dims) {
   es_free(dims);
 }
 
+bool es_dims_shared(const es_dims *dims) {
+  return atomic_load_explicit(&dims->references, memory_order_acquire) > 1;
+}
+
 static bool known(const es_dims *dims, es_dim d) { return d >= 0 && d < dims->count; }
 
 static bool same_term(const es_term *a, const es_term *b) {

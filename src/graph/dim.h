@@ -51,6 +51,10 @@ void es_dim_print(const es_dims *dims, es_dim d, es_text *out);
 es_dim es_dim_parse(es_dims *dims, const char *text, const char **end, es_error *err);
 /* The same expression in another table, with the ranges of its symbols; ES_NO_DIM on failure. */
 es_dim es_dim_copy(es_dims *into, const es_dims *from, es_dim d);
+/* A table of the same symbols that holds only the handles with used[d] (and what they are made of), in the same order;
+ * map[d] becomes their new handle, ES_NO_DIM for the rest. NULL without memory. */
+es_dims *es_dims_select(const es_dims *from, const bool *used, es_dim *map);
+bool es_dims_shared(const es_dims *dims);     /* has more than one owner */
 /* Self-contained bytes of the whole table and back (plans in the store). */
 void es_dims_encode(const es_dims *dims, es_text *out);
 es_dims *es_dims_decode(const uint8_t *bytes, size_t length, size_t *used, es_error *err);

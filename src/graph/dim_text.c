@@ -12,19 +12,22 @@
 
 static void print_term(const es_dims *dims, const es_term *term, bool first, es_text *out) {
   bool negative = term->coef < 0;
-  es_text_add(out, "%s", first ? (negative ? "-" : "") : negative ? " - " : " + ");
+  es_text_string(out, first ? (negative ? "-" : "") : negative ? " - " : " + ");
   int64_t size = negative ? -term->coef : term->coef;
   bool alone =
       size == 1 && term->degree == 1 && !(negative && first); /* "-h//2" would read as (-h)//2 */
   const char *times = "";
   if (size != 1 || term->degree == 0) {
-    es_text_add(out, "%lld", (long long)size);
+    es_text_integer(out, size);
     times = "*";
   }
   for (int32_t i = 0; i < term->degree; i++, times = "*") {
     const es_atom *atom = &dims->atoms[term->atoms[i]];
     bool bare = atom->symbol >= 0 || alone;
-    es_text_add(out, bare ? "%s%s" : "%s(%s)", times, atom->text);
+    es_text_string(out, times);
+    if (!bare) es_text_bytes(out, "(", 1);
+    es_text_string(out, atom->text);
+    if (!bare) es_text_bytes(out, ")", 1);
   }
 }
 
@@ -222,6 +225,27 @@ es_dim es_dim_copy(es_dims *into, const es_dims *from, es_dim d) {
   if (d < 0 || d >= from->count) return ES_NO_DIM;
   if (into == from) return d;
   return copy_poly(into, from, d, &poly) ? es_poly_intern(into, &poly) : ES_NO_DIM;
+}
+
+es_dims *es_dims_select(const es_dims *from, const bool *used, es_dim *map) {
+  es_dims *into = es_dims_new();
+  bool fits = into != NULL;
+  for (int32_t i = 0; fits && i < from->symbol_count; i++) { /* all of them: callers count symbols by their index */
+    const es_symbol *symbol = &from->symbols[i];
+    int32_t atom = es_symbol_atom(into, symbol->name, strlen(symbol->name));
+    if (!(fits = atom >= 0)) break;
+    into->symbols[i].min = symbol->min;
+    into->symbols[i].max = symbol->max;
+    into->symbols[i].declared = symbol->declared;
+    es_atom_bounds(into, atom);
+  }
+  for (es_dim d = 0; fits && d < from->count; d++) {
+    map[d] = used[d] ? es_dim_copy(into, from, d) : ES_NO_DIM;
+    fits = !used[d] || map[d] != ES_NO_DIM;
+  }
+  if (fits) return into;
+  es_dims_release(into);
+  return NULL;
 }
 
 /* ---- bytes ----

@@ -13,7 +13,8 @@ static void print_dims(const es_graph *graph, const es_dim *dims, int count, es_
 }
 
 static void print_type(const es_graph *graph, const es_node *node, es_text *out) {
-  es_text_add(out, " %s", es_dtype_name(node->dtype));
+  es_text_bytes(out, " ", 1);
+  es_text_string(out, es_dtype_name(node->dtype));
   print_dims(graph, node->shape, node->rank, out);
 }
 
@@ -39,7 +40,9 @@ static void print_axes(int64_t mask, es_text *out) {
 static void print_attr(const es_graph *graph, const es_node *node, const es_attr *attr,
                        es_text *out) {
   const int64_t *i = &node->i[attr->slot];
-  es_text_add(out, " %s=", attr->name);
+  es_text_bytes(out, " ", 1);
+  es_text_string(out, attr->name);
+  es_text_bytes(out, "=", 1);
   switch (attr->type) {
     case '2': es_text_add(out, "%lld,%lld", (long long)i[0], (long long)i[1]); break;
     case 'm': print_axes(*i, out); break;
@@ -51,7 +54,7 @@ static void print_attr(const es_graph *graph, const es_node *node, const es_attr
     case 'f': es_text_number(out, node->f[attr->slot]); break;
     case 'd': print_dims(graph, &node->d[attr->slot], 1, out); break;
     case 'D': print_dims(graph, node->d, node->nd, out); break;
-    default: es_text_add(out, "%lld", (long long)*i);
+    default: es_text_integer(out, *i);
   }
 }
 
@@ -60,10 +63,16 @@ static void print_node(const es_graph *graph, es_id id, bool labels, es_text *ou
   const es_op_info *op = es_op_get(node->op);
   bool drawn = node->op == ES_OP_param || node->op == ES_OP_buffer,
        named = node->op == ES_OP_input || drawn;
-  es_text_add(out, "%%%d = %s", (int)id, op->name);
+  es_text_bytes(out, "%", 1);
+  es_text_integer(out, id);
+  es_text_bytes(out, " = ", 3);
+  es_text_string(out, op->name);
   if (named) es_text_add(out, " \"%s\"", node->name);
   if (op->class_ == ES_CLASS_leaf) print_type(graph, node, out);
-  for (int32_t k = 0; k < node->nin; k++) es_text_add(out, " %%%d", (int)node->in[k]);
+  for (int32_t k = 0; k < node->nin; k++) {
+    es_text_bytes(out, " %", 2);
+    es_text_integer(out, node->in[k]);
+  }
   if (drawn) print_init(node, out);
   for (int32_t k = 0; !named && k < op->attr_count; k++)
     print_attr(graph, node, &op->attrs[k], out);

@@ -336,25 +336,45 @@ static bool write_shapes(es_plan *plan) {
   return written;
 }
 
-/* Swaps the shared dims table for a copy of our own: threads that run kernels read it while the
- * compile that shares the first one goes on making handles. */
-static esper_status own_dims(es_plan *plan, es_error *err) {
-  es_text bytes = { 0 };
-  size_t used = 0;
-  es_dims_encode(plan->dims, &bytes);
-  bool failed = bytes.failed;
-  es_dims *own = NULL;
-  if (!failed) own = es_dims_decode((const uint8_t *)bytes.bytes, bytes.length, &used, err);
-  es_text_clear(&bytes);
-  if (failed) return es_fail(err, ESPER_ENOMEM, "plan: no memory for its dimensions");
-  if (!own) return err && err->status ? err->status : ESPER_ENOMEM;
-  if (es_dims_count(own) != es_dims_count(plan->dims)) {
-    es_dims_release(own);
-    return es_fail(err, ESPER_EINTERNAL, "plan: the dims table changed while it was copied");
+/* Calls visit for every place of the plan that holds a handle. */
+static void each_dim(es_plan *plan, void (*visit)(void *user, es_dim *place), void *user) {
+  for (int32_t i = 0; i < plan->value_count; i++)
+    for (int32_t axis = 0; axis < plan->values[i].rank; axis++)
+      visit(user, &plan->values[i].shape[axis]);
+  for (int32_t i = 0; i < plan->step_count; i++) {
+    es_step *s = &plan->steps[i];
+    visit(user, &s->tiles);
+    es_dim *dims = (es_dim *)(uintptr_t)s->dims; /* our own copy in the arena */
+    for (int32_t k = 0; k < s->dim_count; k++) visit(user, &dims[k]);
   }
-  es_dims_release(plan->dims);
-  plan->dims = own;
-  return ESPER_OK;
+  for (int32_t i = 0; i < plan->size_count; i++) visit(user, &plan->sizes[i].bytes);
+  visit(user, &plan->flops);
+  visit(user, &plan->bytes);
+}
+
+static void mark(void *used, es_dim *place) { ((bool *)used)[*place] = true; }
+static void rename_dim(void *map, es_dim *place) { *place = ((const es_dim *)map)[*place]; }
+
+/* Swaps a shared dims table for one of our own that holds what the plan uses: threads that run kernels read it while the
+ * compile that shares the first one goes on making handles, and every new shape evaluates all of it. */
+static esper_status own_dims(es_plan *plan, es_error *err) {
+  if (!es_dims_shared(plan->dims)) return ESPER_OK;
+  size_t count = (size_t)es_dims_count(plan->dims);
+  bool *used = es_alloc_array(count, sizeof *used);
+  es_dim *map = es_alloc_array(count, sizeof *map);
+  es_dims *own = NULL;
+  if (used && map) {
+    each_dim(plan, mark, used);
+    own = es_dims_select(plan->dims, used, map);
+  }
+  if (own) {
+    each_dim(plan, rename_dim, map);
+    es_dims_release(plan->dims);
+    plan->dims = own;
+  }
+  es_free(used);
+  es_free(map);
+  return own ? ESPER_OK : es_fail(err, ESPER_ENOMEM, "plan: no memory for its dimensions");
 }
 
 esper_status es_plan_finish(es_plan *plan, es_dim flops, es_dim bytes, es_error *err) {
@@ -365,12 +385,12 @@ esper_status es_plan_finish(es_plan *plan, es_dim flops, es_dim bytes, es_error 
     return es_fail(err, ESPER_EINTERNAL, "plan: flops %d or bytes %d is no dimension", flops,
                    bytes);
   esper_status status = check(plan, err);
+  plan->flops = flops;
+  plan->bytes = bytes;
   if (status == ESPER_OK) status = own_dims(plan, err);
   if (status != ESPER_OK) return status;
   if (!list_roles(plan) || !write_shapes(plan))
     return es_fail(err, ESPER_ENOMEM, "plan: no memory to finish it");
-  plan->flops = flops;
-  plan->bytes = bytes;
   plan->finished = true;
   return ESPER_OK;
 }

@@ -55,7 +55,8 @@ esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes);
 int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err);   /* copies; index or -1 */
 int32_t es_plan_step(es_plan *plan, const es_step *step, es_error *err);      /* copies; index or -1 */
 /* Checks every index and name, gives flops and bytes moved as dimensions, freezes. From here on the plan has its own
- * copy of the dims table (same handles), so the compile may go on with the one it was built with.
+ * dims table, which holds what it uses and no more (its handles are new ones, its symbols keep their indices), so the
+ * compile may go on with the one it was built with.
  * Errors: EINTERNAL (a rule above is broken; says where), ENAME, ENOMEM. */
 esper_status es_plan_finish(es_plan *plan, es_dim flops, es_dim bytes, es_error *err);
 es_plan *es_plan_retain(es_plan *plan);       /* counted, any thread */
@@ -111,6 +112,7 @@ typedef struct es_run {    /* one execution */
   uint64_t seed, step;     /* of the random ops */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
   es_pool *pool;           /* NULL = calling thread only */
+  struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */
 } es_run;
 /* No allocation after the first run of a shape, no lock. Runs under the default rounding with denormals kept, whatever
  * the thread has set. EINDEX when a kernel reported a fault: outputs are then undefined, buffers unchanged. */

@@ -1,5 +1,5 @@
 /* What the files of the store share; nobody else includes it. Order of dependence:
- * store -> {transfer, health, secret} -> lmdb -> {pages, record} -> key. */
+ * store -> {transfer, health, files} -> index -> lmdb -> {pages, record} -> key. */
 #ifndef ES_STORE_INSIDE_H
 #define ES_STORE_INSIDE_H
 #include <sys/types.h>
@@ -18,13 +18,19 @@ bool es_record_authentic(const void *bytes, size_t length, const uint8_t secret[
 esper_status es_record_decode(const void *bytes, size_t length, bool hashes, es_record *out, es_error *err);
 
 /* lmdb.c: the environment. Keys are 32 bytes; every call is one transaction. */
-typedef enum es_table { ES_TABLE_records, ES_TABLE_quarantine, ES_TABLE_COUNT } es_table;
+typedef enum es_table { ES_TABLE_records, ES_TABLE_quarantine, ES_TABLE_index, ES_TABLE_COUNT } es_table;
 typedef struct es_env es_env;
+typedef struct es_item { /* one value on its way in */
+  es_table table;
+  const es_hash *key;
+  const void *bytes;
+  size_t length;
+} es_item;
 esper_status es_env_open(const char *directory, bool readonly, es_env **out, es_error *err);
 void es_env_close(es_env *env);
-esper_status es_env_put(es_env *env, const es_hash *key, const void *bytes, size_t length, es_error *err);
+esper_status es_env_put(es_env *env, const es_item *items, size_t count, es_error *err); /* all of them or none */
 /* A copy (es_free), made before anything looks at it. */
-esper_status es_env_get(es_env *env, const es_hash *key, void **bytes, size_t *length, es_error *err);
+esper_status es_env_get(es_env *env, es_table table, const es_hash *key, void **bytes, size_t *length, es_error *err);
 esper_status es_env_quarantine(es_env *env, const es_hash *key, es_error *err);
 esper_status es_env_delete(es_env *env, es_table table, const es_hash *keys, size_t count, int64_t *deleted, es_error *err);
 esper_status es_env_keys(es_env *env, es_table table, es_hash **keys, size_t *count, es_error *err);
@@ -63,4 +69,19 @@ bool es_files_path(char *out, const char *directory, const char *name); /* PATH_
 esper_status es_store_usable(es_store *store, bool write, es_error *err);
 esper_status es_store_read(es_store *store, const es_hash *key, bool hashes, es_record *out, es_error *err);
 esper_status es_store_keys(es_store *store, es_hash **keys, size_t *count, es_error *err);
+
+/* index.c: entries, and what of the index is of no use. */
+enum { ES_ENTRY_HEAD = 2 * ES_HASH_BYTES, ES_ENTRY_MAX = ES_ENTRY_HEAD + 256 };
+esper_status es_entry_encode(const es_source *source, const es_hash *key, const uint8_t secret[ES_SECRET_BYTES],
+                             uint8_t out[ES_ENTRY_MAX], size_t *length, es_error *err);
+/* False for anything but an entry made with this secret for this source. Safe on hostile bytes. */
+bool es_entry_decode(const es_hash *source, const void *bytes, size_t length, const uint8_t secret[ES_SECRET_BYTES],
+                     es_hash *key, char name[ES_SOURCE_NAME_MAX + 1]);
+typedef struct es_index_report {
+  es_hash *useless;         /* entries that lead nowhere or fail their check; es_free */
+  size_t count, bad, total; /* of those; of them not authentic; of all */
+} es_index_report;
+/* `records`: keys of all records, ascending. */
+esper_status es_index_sift(es_env *env, const uint8_t secret[ES_SECRET_BYTES], const es_hash *records, size_t count,
+                           es_index_report *out, es_error *err);
 #endif

@@ -1,5 +1,5 @@
-/* The LMDB environment under a store: the only includer of lmdb.h. Keys are 32-byte digests in two tables, records and
- * quarantine; every call is one short transaction.
+/* The LMDB environment under a store: the only includer of lmdb.h. Keys are 32-byte digests in three tables: records,
+ * quarantine and index; every call is one short transaction.
  * Invariants: default (synchronous) durability, no WRITEMAP, no nested transactions, no duplicates. The environment is
  * replaced (grown, reopened after a failed write, taken anew when the file was set aside) only with `lock` held for
  * writing, that is with no transaction of this process alive; transactions hold it for reading. */
@@ -18,7 +18,8 @@
 enum { READERS = 1024, LOCK_BYTES = 128 + 64 * READERS, TRIES = 8, READER_CHECK_SECONDS = 60 };
 static const size_t largest_map = (size_t)64 << 30; /* sparse: address space only */
 static const size_t smallest_map = (size_t)16 << 20;
-static const char *const table_names[ES_TABLE_COUNT] = { "records", "quarantine" };
+static const char *const table_names[ES_TABLE_COUNT] = { "records", "quarantine", "index" };
+static const MDB_dbi absent = (MDB_dbi)-1; /* table of a store that is only read and was made before there was one */
 
 struct es_env {
   char directory[PATH_MAX];
@@ -78,13 +79,18 @@ static int open_map(const char *directory, unsigned flags, size_t *size, MDB_env
   }
 }
 
-/* Handles of both tables; makes them where they are missing and `create`. */
-static int open_tables(MDB_env *mdb, MDB_dbi dbi[ES_TABLE_COUNT], bool create) {
+/* Handles of the tables; makes them where they are missing and `create`, else only the first `needed` must be there. */
+static int open_tables(MDB_env *mdb, MDB_dbi dbi[ES_TABLE_COUNT], bool create, int needed) {
   MDB_txn *txn;
   int rc = mdb_txn_begin(mdb, NULL, create ? 0 : MDB_RDONLY, &txn);
   if (rc) return rc;
-  for (int t = 0; t < ES_TABLE_COUNT && !rc; t++)
+  for (int t = 0; t < ES_TABLE_COUNT && !rc; t++) {
     rc = mdb_dbi_open(txn, table_names[t], create ? MDB_CREATE : 0, &dbi[t]);
+    if (rc == MDB_NOTFOUND && t >= needed) {
+      dbi[t] = absent;
+      rc = 0;
+    }
+  }
   if (!rc) return mdb_txn_commit(txn); /* of a reader too: keeps the handles */
   mdb_txn_abort(txn);
   return rc;
@@ -114,8 +120,8 @@ static int reopen(es_env *env, size_t size) {
   if (rc) return rc;
   int dead;
   mdb_reader_check(mdb, &dead);
-  rc = open_tables(mdb, env->dbi, false);
-  if (rc == MDB_NOTFOUND && !env->readonly) rc = open_tables(mdb, env->dbi, true);
+  rc = open_tables(mdb, env->dbi, false, env->readonly ? 1 : ES_TABLE_COUNT);
+  if (rc == MDB_NOTFOUND && !env->readonly) rc = open_tables(mdb, env->dbi, true, ES_TABLE_COUNT);
   if (!rc) rc = identity(env->directory, &env->dev, &env->ino);
   if (rc) {
     mdb_env_close(mdb);
@@ -227,32 +233,43 @@ static esper_status transact(es_env *env, bool write, const char *doing, work fn
   return fail(env->directory, rc, doing, err);
 }
 
-typedef struct item { /* one record on its way in or out */
-  const es_hash *key;
-  const void *in;
-  void *out;
-  size_t length;
-} item;
-
 static MDB_val key_value(const es_hash *key) {
   return (MDB_val){ .mv_size = ES_HASH_BYTES, .mv_data = (void *)(uintptr_t)key->bytes };
 }
 
+typedef struct intake {
+  const es_item *items;
+  size_t count;
+} intake;
+
 static int put_work(es_env *env, MDB_txn *txn, void *arg) {
-  item *it = arg;
-  MDB_val key = key_value(it->key), value = { it->length, (void *)(uintptr_t)it->in };
-  return mdb_put(txn, env->dbi[ES_TABLE_records], &key, &value, 0);
+  const intake *in = arg;
+  int rc = 0;
+  for (size_t k = 0; k < in->count && !rc; k++) {
+    const es_item *item = &in->items[k];
+    MDB_val key = key_value(item->key), value = { item->length, (void *)(uintptr_t)item->bytes };
+    rc = mdb_put(txn, env->dbi[item->table], &key, &value, 0);
+  }
+  return rc;
 }
 
-esper_status es_env_put(es_env *env, const es_hash *key, const void *bytes, size_t length, es_error *err) {
-  item it = { .key = key, .in = bytes, .length = length };
-  return transact(env, true, "write a record", put_work, &it, err);
+esper_status es_env_put(es_env *env, const es_item *items, size_t count, es_error *err) {
+  intake in = { items, count };
+  return transact(env, true, "write a record", put_work, &in, err);
 }
+
+typedef struct item { /* one value on its way out */
+  es_table table;
+  const es_hash *key;
+  void *out;
+  size_t length;
+} item;
 
 static int get_work(es_env *env, MDB_txn *txn, void *arg) {
   item *it = arg;
   MDB_val key = key_value(it->key), value;
-  int rc = mdb_get(txn, env->dbi[ES_TABLE_records], &key, &value);
+  if (env->dbi[it->table] == absent) return MDB_NOTFOUND;
+  int rc = mdb_get(txn, env->dbi[it->table], &key, &value);
   if (rc) return rc;
   if (value.mv_size > ES_RECORD_MAX) return MDB_CORRUPTED;
   it->out = es_alloc(value.mv_size);
@@ -262,8 +279,8 @@ static int get_work(es_env *env, MDB_txn *txn, void *arg) {
   return 0;
 }
 
-esper_status es_env_get(es_env *env, const es_hash *key, void **bytes, size_t *length, es_error *err) {
-  item it = { .key = key };
+esper_status es_env_get(es_env *env, es_table table, const es_hash *key, void **bytes, size_t *length, es_error *err) {
+  item it = { .table = table, .key = key };
   esper_status status = transact(env, false, "read a record", get_work, &it, err);
   *bytes = it.out;
   *length = it.length;
@@ -284,7 +301,7 @@ static int quarantine_work(es_env *env, MDB_txn *txn, void *arg) {
 }
 
 esper_status es_env_quarantine(es_env *env, const es_hash *key, es_error *err) {
-  item it = { .key = key };
+  item it = { .table = ES_TABLE_records, .key = key };
   return transact(env, true, "move a record to quarantine", quarantine_work, &it, err);
 }
 
@@ -327,6 +344,7 @@ static int keys_work(es_env *env, MDB_txn *txn, void *arg) {
   MDB_cursor *cursor;
   MDB_val key, value;
   l->count = 0;
+  if (env->dbi[l->table] == absent) return 0;
   int rc = mdb_cursor_open(txn, env->dbi[l->table], &cursor);
   if (rc) return rc;
   while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {

@@ -199,16 +199,48 @@ static esper_status noted(es_store *store, esper_status status, bool wrote) {
   return status;
 }
 
-esper_status es_store_put(es_store *store, const es_record *record, es_error *err) {
+/* Encodes the entry of `source` into `bytes` as the item behind `items[count]`. */
+static esper_status add_entry(const es_store *store, const es_source *source, const es_hash *key, uint8_t bytes[ES_ENTRY_MAX],
+                              es_item *item, es_error *err) {
+  size_t length;
+  esper_status status = es_entry_encode(source, key, store->secret, bytes, &length, err);
+  *item = (es_item){ ES_TABLE_index, &source->hash, bytes, length };
+  return status;
+}
+
+esper_status es_store_put(es_store *store, const es_record *record, const es_source *source, es_error *err) {
   es_text bytes = { 0 };
   es_hash key;
+  uint8_t entry[ES_ENTRY_MAX];
+  es_item items[2];
   esper_status status = es_store_usable(store, true, err);
   if (!status) status = es_record_encode(record, store->secret, &bytes, err);
   if (!status) {
     es_key_hash(&record->key, &key);
-    status = noted(store, es_env_put(store->env, &key, bytes.bytes, bytes.length, err), true);
+    items[0] = (es_item){ ES_TABLE_records, &key, bytes.bytes, bytes.length };
+    if (source) status = add_entry(store, source, &key, entry, &items[1], err);
   }
+  if (!status) status = noted(store, es_env_put(store->env, items, source ? 2 : 1, err), true);
   es_text_clear(&bytes);
+  return status;
+}
+
+esper_status es_store_index(es_store *store, const es_source *source, const es_hash *key, es_error *err) {
+  uint8_t entry[ES_ENTRY_MAX];
+  es_item item;
+  esper_status status = es_store_usable(store, true, err);
+  if (!status) status = add_entry(store, source, key, entry, &item, err);
+  return status ? status : noted(store, es_env_put(store->env, &item, 1, err), true);
+}
+
+esper_status es_store_find(es_store *store, const es_hash *source, es_hash *key, char name[ES_SOURCE_NAME_MAX + 1], es_error *err) {
+  void *bytes = NULL;
+  size_t length = 0;
+  esper_status status = es_store_usable(store, false, err);
+  if (!status) status = noted(store, es_env_get(store->env, ES_TABLE_index, source, &bytes, &length, err), false);
+  if (!status && !es_entry_decode(source, bytes, length, store->secret, key, name))
+    status = es_fail(err, ESPER_ENOTFOUND, "store %s: an index entry does not fit its MAC; it is treated as absent", store->directory);
+  es_free(bytes);
   return status;
 }
 
@@ -217,7 +249,7 @@ esper_status es_store_read(es_store *store, const es_hash *key, bool hashes, es_
   size_t length;
   es_hash seen;
   memset(out, 0, sizeof *out);
-  esper_status status = noted(store, es_env_get(store->env, key, &bytes, &length, err), false);
+  esper_status status = noted(store, es_env_get(store->env, ES_TABLE_records, key, &bytes, &length, err), false);
   if (status) return status;
   if (!es_record_authentic(bytes, length, store->secret))
     status = es_fail(err, ESPER_ECORRUPT, "store %s: a record does not fit its MAC; it is treated as absent", store->directory);
@@ -333,8 +365,14 @@ esper_status es_store_verify(es_store *store, es_store_report *out, es_error *er
     es_record_free(&record);
     status = pass_over(status, err);
   }
+  es_index_report index = { 0 };
+  if (!status) status = es_index_sift(store->env, store->secret, keys, count, &index, err);
+  out->indexed = (int64_t)index.total;
+  out->index_bad = (int64_t)index.bad;
+  out->orphans = (int64_t)(index.count - index.bad);
   out->quarantined = (int64_t)held_count;
   out->file_bytes = file_size(store);
+  es_free(index.useless);
   es_free(keys);
   es_free(held);
   return status;
@@ -359,6 +397,21 @@ static size_t choose(es_hash *keys, const aged *all, size_t count, int64_t older
     if (over) limit = 0; /* nothing older than the first that does not fit is kept */
   }
   return doomed;
+}
+
+/* Takes the index entries out that lead to no record. One whose record another process puts back meanwhile is lost with
+ * them, which costs that source one build. */
+static esper_status prune(es_store *store, es_error *err) {
+  es_hash *keys = NULL;
+  size_t count = 0;
+  int64_t deleted;
+  es_index_report index = { 0 };
+  esper_status status = es_store_keys(store, &keys, &count, err);
+  if (!status) status = es_index_sift(store->env, store->secret, keys, count, &index, err);
+  if (!status) status = es_env_delete(store->env, ES_TABLE_index, index.useless, index.count, &deleted, err);
+  es_free(index.useless);
+  es_free(keys);
+  return status;
 }
 
 esper_status es_store_gc(es_store *store, int64_t older, int64_t limit, int64_t *deleted, es_error *err) {
@@ -386,6 +439,7 @@ esper_status es_store_gc(es_store *store, int64_t older, int64_t limit, int64_t 
   }
   if (!status) status = es_env_keys(store->env, ES_TABLE_quarantine, &held, &held_count, err);
   if (!status) status = es_env_delete(store->env, ES_TABLE_quarantine, held, held_count, &second, err);
+  if (!status) status = prune(store, err);
   if (deleted) *deleted = first + second;
   es_free(all);
   es_free(keys);

@@ -133,7 +133,7 @@ static esper_status pass(es_store *store, FILE *file, const char *path, uint64_t
     if (fread(bytes, 1, (size_t)length, file) != length) status = damaged(path, "is cut short", err);
     if (!status && !es_record_authentic(bytes, (size_t)length, zero_key)) status = damaged(path, "holds a damaged record", err);
     if (!status) status = es_record_decode(bytes, (size_t)length, true, &record, err);
-    if (!status && store) status = es_store_put(store, &record, err);
+    if (!status && store) status = es_store_put(store, &record, NULL, err);
     chain(&digest, bytes, (size_t)length);
     es_free(bytes);
     if (status) return status;

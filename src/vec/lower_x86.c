@@ -500,6 +500,18 @@ static void leave(es_lowering *low) {
   general(low, X(ret), -1, -1, 0);
 }
 
+static bool is_constant(int32_t op) {
+  return op == ES_VEC_splat || op == ES_VEC_splati || op == ES_VEC_iota;
+}
+
+static void load_constants(es_lowering *low) {
+  for (int32_t n = 0; n < low->places->hoisted_count; n++) {
+    int32_t r = low->places->hoisted[n];
+    es_operand from = es_low_constant(low, &low->vec->code[low->vec->reg[r].made]);
+    es_low_load(low, (int8_t)place_of(low, r)->at, &from);
+  }
+}
+
 static void instructions(es_lowering *low) {
   loop loops[ES_VEC_NESTING];
   int depth = 0;
@@ -507,10 +519,8 @@ static void instructions(es_lowering *low) {
     const es_vec_code *code = &low->vec->code[i];
     if (!low->places->live[i] || low->places->merged[i]) continue;
     int32_t r = target_of(code);
-    if (r >= 0) {
-      int8_t kind = place_of(low, r)->kind;
-      if (kind == ES_PLACE_constant || kind == ES_PLACE_folded) continue;
-    }
+    bool nothing = r >= 0 && (place_of(low, r)->kind == ES_PLACE_constant || place_of(low, r)->kind == ES_PLACE_folded);
+    if (nothing || (r >= 0 && is_constant(code->op) && !low->vec->reg[r].changes)) continue; /* hoisted */
     low->scratch_taken = 0;
     if (code->op == ES_VEC_loop)
       open_loop(low, code, i, &loops[depth++]);
@@ -550,6 +560,7 @@ static esper_status lower(const es_vec *vec, es_lowering *low, es_placement *pla
   low->vector_count = targets[vec->isa].vectors;
   low->slots_at = places->vector_slots * low->bytes;
   enter(low);
+  load_constants(low);
   instructions(low);
   leave(low);
   es_asm_finish(&low->out);

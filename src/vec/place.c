@@ -1,6 +1,7 @@
 /* Register allocation of a vector block: which values need no register (constants, arguments, loads
  * that become memory operands, values computed in the accumulator they are set to), then a linear
- * scan over the rest, longest-lived and least-used first into the frame when registers run out.
+ * scan over the rest, least-used first into the frame when registers run out. Constants that
+ * instructions in loops cannot read from memory get a register from the start while there is one.
  * Between the builder (vec.c) and lower_x86.c.
  * Invariant: two values share a machine register only when their ranges do not touch, except that a
  * result may take the place of an operand that ends at its instruction. A value used inside a loop
@@ -11,13 +12,17 @@
 
 #include "base/memory.h"
 
-enum { PASSES = 12 }; /* of the scan: each one reserves more scratch registers than the last */
+enum {
+  PASSES = 12, /* of the scan: each one reserves more scratch registers than the last */
+  HOISTED = ES_PLACE_HOISTED
+};
 
 typedef struct range {
   int32_t start, end; /* instructions; end < start: none */
   int32_t uses, user; /* occurrences as an operand; the last instruction that has one */
   int32_t weight;     /* uses, those in loops counting more */
   int32_t into;       /* the register this one's value is computed in, or -1 */
+  bool hoisted;       /* a constant that wants a register all along */
 } range;
 
 typedef struct work {
@@ -122,13 +127,21 @@ static void map_blocks(work *w) {
   }
 }
 
+/* Does operand x of an instruction stand for a read of r: itself, or through the load folded into it? */
+static bool reads_through(const work *w, int32_t x, int32_t r) {
+  if (x == r) return true;
+  if (x < 0 || w->out->place[x].kind != ES_PLACE_folded) return false;
+  const es_vec_code *load = &w->vec->code[w->vec->reg[x].made];
+  return load->at[0] == r || load->at[1] == r;
+}
+
 /* Is register r set by an instruction between a and b, both excluded? Read too, when `reads`. */
 static bool touched(const work *w, int32_t r, int32_t a, int32_t b, bool reads) {
   for (int32_t i = a + 1; i < b; i++) {
     const es_vec_code *code = &w->vec->code[i];
     for (int at = 0; at < ES_VEC_OPERANDS; at++) {
       bool sets = at == 0 && is_set(code->op);
-      if (code->at[at] == r && (sets || reads)) return true;
+      if (sets ? code->at[at] == r : reads && reads_through(w, code->at[at], r)) return true;
     }
   }
   return false;
@@ -198,6 +211,40 @@ static int32_t root(const work *w, int32_t r) {
   return r;
 }
 
+static bool same_constant(const es_vec_code *a, const es_vec_code *b) {
+  return a->op == b->op && a->type == b->type && a->k == b->k &&
+         memcmp(&a->n, &b->n, sizeof a->n) == 0;
+}
+
+/* Constants that loops need in a register: the first of equal ones stands for all. */
+static void hoist_constants(work *w) {
+  const es_vec *vec = w->vec;
+  int32_t list[HOISTED], count = 0;
+  for (int32_t i = 0; i < vec->count; i++) {
+    const es_vec_code *code = &vec->code[i];
+    if (!w->out->live[i] || w->outer[i] < 0) continue;
+    bool memory = false;
+    for (int at = ES_VEC_OPERANDS - 1; at >= 0; at--) {
+      int32_t r = code->at[at], n = 0;
+      if (r < 0 || (at == 0 && is_set(code->op)) || root(w, r) != r) continue;
+      if (w->out->place[r].kind != ES_PLACE_constant) continue;
+      const es_vec_code *made = &vec->code[vec->reg[r].made];
+      while (n < count && !same_constant(&vec->code[vec->reg[list[n]].made], made)) n++;
+      bool wanted = memory || !es_place_readable(vec, w->target, code, at);
+      if (!wanted) memory = true;
+      if (n == count && (!wanted || count == HOISTED)) continue;
+      if (n == count) {
+        list[count++] = r;
+        w->ranges[r].hoisted = true;
+        w->out->place[r].kind = ES_PLACE_nowhere;
+      } else if (list[n] != r) {
+        w->ranges[r].into = list[n];
+        w->out->place[r].kind = ES_PLACE_nowhere;
+      }
+    }
+  }
+}
+
 /* Register r is read or set at instruction i: it lives until there, or until the end of the
  * outermost loop around i that does not hold its definition. */
 static void touch(work *w, int32_t r, int32_t i) {
@@ -206,10 +253,11 @@ static void touch(work *w, int32_t r, int32_t i) {
   if (w->out->place[r].kind == ES_PLACE_folded)
     for (int at = 0; at < 2; at++)
       if (vec->code[made].at[at] >= 0) touch(w, vec->code[made].at[at], i);
+  range *range_of = &w->ranges[root(w, r)];
   int32_t end = i, depth = 0;
+  if (range_of->hoisted) made = -1;
   for (int32_t loop = w->outer[i]; loop >= 0; loop = w->outer[loop], depth++)
     if (loop > made) end = w->close[loop];
-  range *range_of = &w->ranges[root(w, r)];
   if (end > range_of->end) range_of->end = end;
   range_of->weight += 1 << 3 * (depth < 6 ? depth : 6);
   if (range_of->weight > 1 << 28) range_of->weight = 1 << 28;
@@ -218,8 +266,8 @@ static void touch(work *w, int32_t r, int32_t i) {
 static void find_ranges(work *w) {
   const es_vec *vec = w->vec;
   for (int32_t r = 0; r < vec->reg_count; r++) {
-    w->ranges[r].start = vec->reg[r].made;
-    w->ranges[r].end = vec->reg[r].made;
+    w->ranges[r].start = w->ranges[r].hoisted ? 0 : vec->reg[r].made;
+    w->ranges[r].end = w->ranges[r].start;
   }
   for (int32_t i = 0; i < vec->count; i++) {
     const es_vec_code *code = &vec->code[i];
@@ -280,6 +328,10 @@ static void release(work *w, bank *banks, int32_t before) {
 
 static void to_frame(work *w, bank *banks, int32_t r) {
   es_place *place = &w->out->place[r];
+  if (w->ranges[r].hoisted) {
+    *place = (es_place){ES_PLACE_constant, 0};
+    return;
+  }
   if (r < w->vec->reg_count && !w->vec->reg[r].changes &&
       w->vec->code[w->vec->reg[r].made].op == ES_VEC_g_arg) {
     *place = (es_place){ES_PLACE_argument, (int32_t)w->vec->code[w->vec->reg[r].made].k};
@@ -290,12 +342,12 @@ static void to_frame(work *w, bank *banks, int32_t r) {
   *place = (es_place){ES_PLACE_slot, slots->slots++};
 }
 
-/* An argument costs nothing to store and little to read again. */
+/* An argument or a constant costs nothing to store and little to read again. */
 static int32_t cost(const work *w, int32_t r) {
   int32_t weight = w->ranges[r].weight;
   bool argument = r < w->vec->reg_count && !w->vec->reg[r].changes &&
                   w->vec->code[w->vec->reg[r].made].op == ES_VEC_g_arg;
-  return argument ? weight / 4 : weight;
+  return argument || w->ranges[r].hoisted ? weight / 4 : weight;
 }
 
 /* Makes room in a class for r: the cheapest of those that hold a register, or r itself, goes to the
@@ -338,7 +390,7 @@ static int32_t wish(const work *w, const bank *free_of, int32_t i) {
 static void take(work *w, bank *banks, int32_t r, int32_t i) {
   bank *from = bank_of(banks, class_of(w, r));
   if (from->free == 0 && !evict(w, banks, r)) return;
-  int32_t at = r < w->vec->reg_count ? wish(w, from, i) : __builtin_ctz(from->free);
+  int32_t at = r < w->vec->reg_count && i >= 0 ? wish(w, from, i) : __builtin_ctz(from->free);
   from->free &= ~(1u << at);
   w->out->place[r] = (es_place){ES_PLACE_register, at};
   w->active[w->active_count++] = r;
@@ -354,12 +406,14 @@ static void scan(work *w, int32_t scratch) {
   for (int n = 0; n < 3; n++) banks[n].free = banks[n].all;
   w->active_count = 0;
   w->out->scalars_used = 0;
+  for (int32_t r = 0; r < w->vec->reg_count; r++)
+    if (w->ranges[r].hoisted) take(w, banks, r, -1);
   for (int32_t i = 0; i < w->vec->count; i++) {
     if (!w->out->live[i]) continue;
     int32_t counter = w->vec->reg_count + i, r = w->vec->code[i].result;
     release(w, banks, i); /* ends before i */
     if (needs_place(w, counter)) take(w, banks, counter, i);
-    if (r >= 0 && needs_place(w, r)) {
+    if (r >= 0 && needs_place(w, r) && !w->ranges[r].hoisted) {
       release(w, banks, i + 1); /* the result may take the place of an operand */
       take(w, banks, r, i);
     }
@@ -404,13 +458,13 @@ static void forget(work *w) {
   int32_t total = w->vec->reg_count + w->vec->count;
   for (int32_t r = 0; r < total; r++) {
     int8_t kind = w->out->place[r].kind;
-    if (kind != ES_PLACE_constant && kind != ES_PLACE_folded)
+    if ((kind != ES_PLACE_constant && kind != ES_PLACE_folded) || w->ranges[r].hoisted)
       w->out->place[r] = (es_place){ES_PLACE_nowhere, 0};
   }
 }
 
 static bool allocate(work *w, es_temporaries *temporaries) {
-  int32_t scratch = scratch_needed(w, temporaries); /* nothing is in the frame yet */
+  int32_t scratch = 0;
   for (int pass = 0; pass < PASSES; pass++) {
     if (scratch >= w->target->vectors) return false;
     forget(w);
@@ -446,8 +500,11 @@ static bool prepare(work *w) {
 }
 
 static void share_places(work *w) {
-  for (int32_t r = 0; r < w->vec->reg_count; r++)
+  for (int32_t r = 0; r < w->vec->reg_count; r++) {
     if (w->ranges[r].into >= 0) w->out->place[r] = w->out->place[root(w, r)];
+    if (w->ranges[r].hoisted && w->out->place[r].kind == ES_PLACE_register)
+      w->out->hoisted[w->out->hoisted_count++] = r;
+  }
 }
 
 esper_status es_place_all(const es_vec *vec, const es_target *target, es_temporaries *temporaries,
@@ -462,6 +519,7 @@ esper_status es_place_all(const es_vec *vec, const es_target *target, es_tempora
     drop_unread(&w);
     map_blocks(&w);
     simplify(&w);
+    hoist_constants(&w);
     find_ranges(&w);
     if (allocate(&w, temporaries))
       share_places(&w);

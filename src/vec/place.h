@@ -24,10 +24,14 @@ typedef struct es_place {
   int32_t at; /* register or slot of its class; argument: number of the word */
 } es_place;
 
+enum { ES_PLACE_HOISTED = 12 };
+
 typedef struct es_placement {
   es_place *place;       /* per register of the block; then one per instruction: the counter of a loop */
   bool *live;            /* per instruction: does anything depend on it? */
   bool *merged;          /* per instruction: a set whose value is computed where it belongs */
+  int32_t hoisted[ES_PLACE_HOISTED]; /* constants to be loaded at the start */
+  int32_t hoisted_count;
   int32_t vector_slots, scalar_slots;
   int32_t scratch;       /* the last so many vector registers hold nothing between instructions */
   uint32_t scalars_used; /* bit per scalar register */

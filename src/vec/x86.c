@@ -55,7 +55,7 @@ static bool check_mem(const es_x86_row *row, const es_x86_ins *ins, char class) 
     if (mem->index == ES_X86_RSP && !mem->vsib) return false;
     if (mem->scale != 1 && mem->scale != 2 && mem->scale != 4 && mem->scale != 8) return false;
   }
-  if (mem->base == ES_X86_POOL && mem->index != ES_X86_NONE) return false;
+  if (mem->base < 0 && (mem->base == ES_X86_POOL) == (mem->index != ES_X86_NONE)) return false;
   return !mem->vsib || mem->index != ES_X86_NONE;
 }
 
@@ -152,7 +152,7 @@ static void address(writer *w, const es_x86_mem *mem, int32_t reg, int32_t unit)
   byte(w, mode << 6 | low | (sib ? 4 : base));
   if (sib) {
     int32_t index = mem->index == ES_X86_NONE ? 4 : mem->index & 7;
-    int32_t scale = index == 4 && !mem->vsib && mem->index == ES_X86_NONE ? 1 : mem->scale;
+    int32_t scale = mem->index == ES_X86_NONE ? 1 : mem->scale;
     byte(w, (scale == 8 ? 3 : scale >> 1) << 6 | index << 3 | base);
   }
   if (mode == 1) byte(w, (uint8_t)disp8);

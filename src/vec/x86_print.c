@@ -74,7 +74,7 @@ static void address(const es_x86_row *row, const es_x86_ins *ins, char class, es
     es_text_add(out, "*%d", mem->scale);
     plus = "+";
   }
-  if (mem->disp != 0 || !*plus) es_text_add(out, "%s%" PRId32, mem->disp < 0 ? "" : plus, mem->disp);
+  if (mem->disp != 0) es_text_add(out, "%s%" PRId32, mem->disp < 0 ? "" : plus, mem->disp);
   es_text_add(out, "]");
 }
 
