@@ -95,9 +95,9 @@ end
 local function at_most(b, limit, v) return b:min(b:splat(limit), v) end
 local function at_least(b, limit, v) return b:max(b:splat(limit), v) end
 
+-- v >= 0 or NaN
 local function with_sign_of(b, v, x)
-  local sign = b:isplat(K[b.ftype].sign)
-  return b:bits(b:or_(b:bits(b:abs(v)), b:and_(b:bits(x), sign)))
+  return b:bits(b:or_(b:bits(v), b:and_(b:bits(x), b:isplat(K[b.ftype].sign))))
 end
 
 -- For c = ln 2 times `over`: n = x / c rounded to a whole number, t whose low bits hold n, and r = x - n c. |n| stays
@@ -191,9 +191,9 @@ function M.tanh(b, x)
   local _, t, r = reduce(b, at_most(b, k.one_from / 2, a), -0.5)
   local p = power_of_two(b, b:bits(t))
   local large = b:fma(b:div(p, b:fma(slope(b, r, 2), r, b:add(one, p))), b:splat(-2), one)
-  local z = b:mul(x, x)
-  local small = b:fma(b:mul(x, z), polynomial(b, z, k.tanh), x)
-  return b:select(b:lt(a, b:splat(k.tanh_small)), small, with_sign_of(b, large, x))
+  local z = b:mul(a, a)
+  local small = b:fma(b:mul(a, z), polynomial(b, z, k.tanh), a)
+  return with_sign_of(b, b:select(b:lt(a, b:splat(k.tanh_small)), small, large), x)
 end
 
 function M.sigmoid(b, x)
