@@ -135,7 +135,8 @@ function M.compile(source, opts)
   return kernel
 end
 
---- Proves a kernel anew; opts.performance = true: its speed too (performance.lua). A passing certificate goes into the store; a failing one takes the record out of it.
+--- Proves a kernel anew; opts.performance = true: its speed too (performance.lua). A passing certificate goes into the store; a
+-- failing one takes the record out of it.
 function M.certify(kernel, opts)
   opts = opts or {}
   opts.pool = kernel.pool
