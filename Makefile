@@ -82,14 +82,15 @@ $(BUILD)/esper: $(COMMAND) $(BUILD)/libesper.so
 
 # --- libtorch shim: Debian's libtorch-dev, or TORCH_DIR=/path/to/torch (pip's, version 2) ---------
 ifeq ($(TORCH_DIR),)
-TORCH_INC := -I/usr/include/torch/csrc/api/include
+TORCH_INC := -std=c++17 -I/usr/include/torch/csrc/api/include
 TORCH_LIB :=
 else
-TORCH_INC := -I$(TORCH_DIR)/include -I$(TORCH_DIR)/include/torch/csrc/api/include
+TORCH_INC := -std=c++20 -I$(TORCH_DIR)/include -I$(TORCH_DIR)/include/torch/csrc/api/include
 TORCH_LIB := -L$(TORCH_DIR)/lib -Wl,-rpath,$(TORCH_DIR)/lib
 endif
-$(BUILD)/libesper_torch.so: src/torch/shim.cpp src/torch/torch.h src/graph/graph.h src/graph/ops.def
-	$(CXX) -std=c++17 -O1 -fPIC -fvisibility=hidden -Isrc $(TORCH_INC) -shared -o $@ $< $(TORCH_LIB) -ltorch -ltorch_cpu -lc10
+$(BUILD)/libesper_torch.so: src/torch/shim.cpp src/torch/program.hpp src/torch/torch.h src/graph/graph.h src/graph/ops.def
+	@mkdir -p $(@D)
+	$(CXX) -O1 -fPIC -fvisibility=hidden -Isrc $(TORCH_INC) -shared -o $@ $< $(TORCH_LIB) -ltorch -ltorch_cpu -lc10
 
 # --- use, test, check ------------------------------------------------------------------------------
 demo: deps ## compile, prove and run the whole catalogue, from a bare clone

@@ -1,102 +1,17 @@
 --- Scaled dot-product attention in one pass over the keys; the score matrix never exists in memory.
 --
--- A tile is one query row. Keys come in pieces of KEYS: scores to a stack buffer, mask applied, then the running softmax
--- (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018): with m the maximum so far and l the
--- sum of exp(s - m), a new maximum rescales l and the accumulated values by exp(m_old - m_new). Values accumulate in the
--- output row (or a temporary), divided by l at the end; a row without a visible key is 0.
+-- A tile is R query rows of one head (attention_blocks.lua says how they lie). Keys come in pieces: scores to a buffer
+-- that stays in L1, masks applied, then the running softmax (Milakov and Gimelshein, "Online normalizer calculation
+-- for softmax", 2018): with m the maximum so far and l the sum of exp(s - m), a new maximum rescales l and the sums of
+-- weighted values by exp(m_old - m_new). Pieces that no row of the tile sees are left out. At the end the sums are
+-- divided by l; a row without a visible key is 0.
 
-local math_ = require "esper.vecmath"
+local blocks_of = require "kernels.attention_blocks"
 
-local KEYS = 64
-
--- words: keys, depth, q, q step, k, k step along depth, k step along keys, scores; score = scale * dot
-local function score_block(k, id, scale)
-  return function(b)
-    local keys, depth, q, qs, key, ks, kn, out =
-      b:arg(0), b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5), b:arg(6), b:arg(7)
-    k:note(b, id)
-    local factor = b:splat(scale)
-    b:loop(keys, function()
-      local acc, x, y = b:splat(0), b:copy(q), b:copy(key)
-      b:each(depth, { { x, step = qs }, { y, step = ks } }, function(mask)
-        b:set(acc, b:fma(b:loads(x, qs, 0, mask), b:loads(y, ks, 0, mask), acc))
-      end)
-      b:store1(out, b:mul(b:hadd(acc), factor), 0)
-      b:g_set(out, b:g_addk(out, b.bytes))
-      b:g_set(key, b:g_add(key, kn))
-    end)
-  end
-end
-
--- words: keys, scores (become exp(s - m)), state {m, l, factor by which earlier sums shrink}
-local function softmax_block(k, id)
-  return function(b)
-    local keys, s, state = b:arg(0), b:arg(1), b:arg(2)
-    k:note(b, id)
-    local low = b:splat(-math.huge)
-    local old, top = b:bcast(state, 0), b:splat(-math.huge)
-    local p = b:copy(s)
-    b:each(keys, { p }, function(mask)
-      local v = b:load(p, 0, mask)
-      if mask then v = b:select(mask, v, low) end
-      b:set(top, b:max(v, top))
-    end)
-    local max = b:max(b:hmax(top), old)
-    local nothing = b:eq(max, low)
-    local sum = b:splat(0)
-    b:each(keys, { s }, function(mask)
-      local v = b:load(s, 0, mask)
-      local e = math_.exp(b, b:sub(v, max))
-      e = b:select(b:eq(v, low), b:splat(0), e) -- hidden, also while nothing else was seen; NaN stays NaN
-      b:store(s, e, 0, mask)
-      if mask then e = b:select(mask, e, b:splat(0)) end
-      b:set(sum, b:add(sum, e))
-    end)
-    local factor = b:select(nothing, b:splat(1), math_.exp(b, b:sub(old, max)))
-    b:store1(state, max, 0)
-    b:store1(state, b:fma(b:bcast(state, b.bytes), factor, b:hadd(sum)), b.bytes)
-    b:store1(state, factor, 2 * b.bytes)
-  end
-end
-
--- words: width, row, state, keys, weights, v, v step along width, v step along keys
-local function value_block(k, id)
-  return function(b)
-    local width, row, state, keys, p, v, vs, vn = b:arg(0), b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5), b:arg(6), b:arg(7)
-    k:note(b, id)
-    local factor = b:bcast(state, 2 * b.bytes)
-    b:each(width, { row, { v, step = vs } }, function(mask)
-      local acc = b:mul(b:load(row, 0, mask), factor)
-      local w, y = b:copy(p), b:copy(v)
-      b:loop(keys, function()
-        b:set(acc, b:fma(b:bcast(w, 0), b:loads(y, vs, 0, mask), acc))
-        b:g_set(w, b:g_addk(w, b.bytes))
-        b:g_set(y, b:g_add(y, vn))
-      end)
-      b:store(row, acc, 0, mask)
-    end)
-  end
-end
-
--- words: width, row, state: row / l, or 0 where l is 0
-local function divide_block(k, id)
-  return function(b)
-    local width, row, state = b:arg(0), b:arg(1), b:arg(2)
-    k:note(b, id)
-    local l, zero = b:bcast(state, b.bytes), b:splat(0)
-    local empty = b:eq(l, zero)
-    b:each(width, { row }, function(mask)
-      b:store(row, b:select(empty, zero, b:div(b:load(row, 0, mask), l)), 0, mask)
-    end)
-  end
-end
-
-local function zero_block()
-  return function(b)
-    local n, out = b:arg(0), b:arg(1)
-    b:each(n, { out }, function(mask) b:store(out, b:splat(0), 0, mask) end)
-  end
-end
+local LINE = 64              -- bytes that buffers are aligned to
+local STACK = 55 * 1024      -- of all buffers of a tile; what does not fit is workspace
+local LOG2E = 1.4426950408889634
+local FOLDED = 1e-30         -- scales from here on are applied to differences of scores, so that nothing overflows before
 
 -- The mask's strides in the axes of the scores: aligned from the right, 0 where it has extent 1.
 local function mask_strides(k, arg, shape, scores)
@@ -108,65 +23,190 @@ local function mask_strides(k, arg, shape, scores)
   return strides
 end
 
-local function emit(k, group)
+-- All that the emitters below share: shapes, operands, sizes.
+local function describe(k, group)
   local D, id = k.dims, group.anchor
-  local q, key, v, mask = unpack(group.args[id])
   local inputs, out = k.graph:inputs(id), k.graph:shape(id)
   local rank, dtype = #out, k.graph:dtype(id)
-  local qs, ks = k.graph:shape(inputs[1]), k.graph:shape(inputs[2])
-  local bytes, T = k:bytes(dtype), k:ctype(dtype)
-  local scale = k.graph:attr(id, "scale")
-  if scale == 0 then scale = 1 / math.sqrt(assert(D:value(qs[rank]), "head size must be constant")) end
-  local rows = {}
-  for axis = 1, rank - 1 do rows[axis] = out[axis] end
-  local blocks = {
-    score = k:block(score_block(k, id, scale), dtype), softmax = k:block(softmax_block(k, id), dtype),
-    value = k:block(value_block(k, id), dtype), divide = k:block(divide_block(k, id), dtype),
-    zero = k:block(zero_block(), dtype),
+  local q, key, v, mask = unpack(group.args[id])
+  local a = { id = id, q = q, k = key, v = v, rank = rank, dtype = dtype, bytes = k:bytes(dtype), lanes = k:lanes(dtype),
+    tokens = out[rank - 1], width = out[rank], depth = k.graph:shape(inputs[1])[rank], keys = k.graph:shape(inputs[2])[rank - 1],
+    lead = { unpack(out, 1, rank - 2) }, causal = k.graph:attr(id, "causal") == 1, stack = 0 }
+  a.nv = k:choice("attention_rows", a.lanes > 1 and { 2, 1 } or { 4 })
+  a.piece = k:choice("attention_keys", { 128, 64, 256 })
+  a.wide = a.lanes * a.bytes >= 64 and 8 or 4
+  a.rows, a.line = a.nv * a.lanes, a.nv * a.lanes * a.bytes
+  a.scale = k.graph:attr(id, "scale")
+  if a.scale == 0 then a.scale = 1 / math.sqrt(assert(D:value(a.depth), "head size must be constant")) end
+  if mask then
+    local scores = { unpack(out, 1, rank - 1) }
+    scores[rank] = a.keys
+    a.mask = { arg = mask, dtype = mask.dtype, bytes = k:bytes(mask.dtype),
+      strides = mask_strides(k, mask, k.graph:shape(inputs[4]), scores) }
+    a.mask.line = D:value(a.mask.strides[rank - 1]) == 0 -- one line of the mask serves all queries
+    a.mask.packed = D:value(a.mask.strides[rank]) == 1
+    a.mask.added = mask.dtype ~= "bool"
+  end
+  a.folded = a.scale > FOLDED and not (a.mask and a.mask.added)
+  return a
+end
+
+local function make_blocks(k, a)
+  local function block(build)
+    return k:block(function(b)
+      k:note(b, a.id)
+      build(b)
+    end, a.dtype)
+  end
+  local B, nv, column = blocks_of, a.nv, k.dims:value(a.v.strides[a.rank])
+  local factor = a.folded and a.scale * LOG2E or LOG2E
+  local made = {
+    begin = block(B.begin(nv)), pack = block(B.pack(nv)), score = block(B.score(nv, a.wide, a.folded and 1 or a.scale)),
+    weigh = block(B.weigh(nv, factor)), value = block(B.value(nv, a.wide, column and column * a.bytes)),
+    finish = block(B.finish(nv)),
   }
-  local temp = not k.stored and k:temp(D:mul(k:product(out), D:const(bytes)))
-  k:step { tiles = k:product(rows) }
-  local base = temp and k:ptr(temp) or k:write(id)
-  local scores = k:buffer(dtype, KEYS)
-  k:line("%s state[3];", T)
-  local function step(d) return ("%s * %dL"):format(k:dim(d), bytes) end
-  k:tiles(function(t)
-    local at = k:unravel(rows, t)
-    local lead = { unpack(at, 1, rank - 2) }
-    local function along(index) local all = { unpack(lead) } all[rank - 1] = index return all end
-    k:line("char *row = %s + %s * %s * %dL;", base, t, k:dim(out[rank]), bytes)
-    k:line("long visible = %s;", k:dim(ks[rank - 1]))
-    if k.graph:attr(id, "causal") == 1 then k:line("if (visible > %s + 1) visible = %s + 1;", at[rank - 1], at[rank - 1]) end
-    k:line("{ union { %s; %s f; } low; low.u = %s; state[0] = low.f; state[1] = 0; }",
-      dtype == "f32" and "unsigned u" or "unsigned long u", T, dtype == "f32" and "0xff800000u" or "0xfff0000000000000ul")
-    k:call(blocks.zero, { k:dim(out[rank]), "row" })
-    k:open("for (long first = 0; first < visible; first += %dL)", KEYS)
-    k:line("long keys = visible - first < %dL ? visible - first : %dL;", KEYS, KEYS)
-    k:call(blocks.score, { "keys", k:dim(qs[rank]), k:at(q, at), step(q.strides[rank]), k:at(key, along("first")),
-      step(key.strides[rank]), step(key.strides[rank - 1]), scores })
-    if mask then
-      local scores_shape = { unpack(rows) }
-      scores_shape[rank] = ks[rank - 1]
-      local strides = mask_strides(k, mask, k.graph:shape(inputs[4]), scores_shape)
-      local index = { unpack(at) }
-      index[rank] = "first + j"
-      k:open("for (long j = 0; j < keys; j++)")
-      local address = ("%s + (%s) * %dL"):format(k:read(mask), k:offset(mask.offset, strides, index), k:bytes(mask.dtype))
-      if mask.dtype == "bool" then
-        k:line("union { %s; %s f; } low; low.u = %s;", dtype == "f32" and "unsigned u" or "unsigned long u", T,
-          dtype == "f32" and "0xff800000u" or "0xfff0000000000000ul")
-        k:line("if (!*%s) %s[j] = low.f;", k:raw(address, "bool"), scores)
-      else
-        k:line("%s[j] += *%s;", scores, k:raw(address, dtype))
-      end
+  if a.causal then made.hide = block(B.hide(nv)) end
+  if a.mask then
+    made.add = block(B.add(nv, a.mask.line))
+    if not a.mask.added and a.mask.packed and not a.mask.line then made.bytes = block(B.bytes(nv)) end
+  end
+  return made
+end
+
+-- A buffer of `count` (dim) elements for this tile, aligned: on the stack if there is room, else in workspace. The C name.
+local function room(k, a, name, count)
+  local D, n = k.dims, k.dims:value(count)
+  local bytes = n and n * a.bytes + LINE
+  if bytes and a.stack + bytes <= STACK then
+    a.stack = a.stack + bytes
+    local buffer = k:buffer(a.dtype, bytes / a.bytes)
+    k:line("char *const %s = (char *)(((long)%s + %dL) & -%dL);", name, buffer, LINE - 1, LINE)
+    return function() end
+  end
+  local size = D:mul(D:ceildiv(D:mul(count, D:const(a.bytes)), LINE), D:const(LINE))
+  local temp = k:temp(D:mul(a.tiles, size))
+  return function(t) k:line("char *const %s = %s + %s * %s;", name, k:ptr(temp), t, k:dim(size)) end
+end
+
+-- Calls `pack` for the `rows` rows of this tile and `count` columns of x (C expressions; steps in bytes). `contiguous`:
+-- the column step is one element, so whole tiles are transposed in registers.
+local function pack(k, a, blocks, out, contiguous, count, x, step, column)
+  local chunks = k:name("chunks")
+  k:line("const long %s = %s;", chunks, contiguous and ("rows == %dL ? %s / %dL : 0"):format(a.rows, k:atom(count), a.lanes) or "0")
+  k:call(blocks.pack, { chunks, "rows", ("%s - %s * %dL"):format(k:atom(count), chunks, a.lanes), x, step, column, out,
+    ("rows == %dL ? 0 : %s * %dL"):format(a.rows, k:atom(count), a.nv) })
+end
+
+local function low(k, name, dtype)
+  k:line("union { unsigned %s u; %s f; } %s; %s.u = %s;", dtype == "f32" and "int" or "long", k:ctype(dtype), name, name,
+    dtype == "f32" and "0xff800000u" or "0xfff0000000000000ul")
+end
+
+-- Mask elements as numbers to add, to `out`, through C: rows of `width` queries (1: a line).
+local function mask_by_hand(k, a, width, from, row_step, key_step, out)
+  local m = a.mask
+  low(k, "hidden", a.dtype)
+  k:open("for (long j = 0; j < keys; j++)")
+  k:open("for (long i = 0; i < %s; i++)", width == 1 and "1" or "rows")
+  local value = "*" .. k:raw(("%s + i * %s + j * %s"):format(from, row_step, key_step), m.dtype)
+  k:line("%s[j * %dL + i] = %s;", k:raw(out, a.dtype), width, m.added and value or value .. " ? 0 : hidden.f")
+  k:close()
+  k:close()
+end
+
+-- Applies the mask to scores of keys first .. first + keys - 1.
+local function apply_mask(k, a, blocks, at)
+  local m, rank = a.mask, a.rank
+  local index = { unpack(at) }
+  index[rank - 1], index[rank] = "q0", "first"
+  k:line("char *masks = %s + (%s) * %dL;", k:read(m.arg), k:offset(m.arg.offset, m.strides, index), m.bytes)
+  local row_step = ("%s * %dL"):format(k:dim(m.strides[rank - 1]), m.bytes)
+  local key_step = ("%s * %dL"):format(k:dim(m.strides[rank]), m.bytes)
+  if m.line then
+    mask_by_hand(k, a, 1, "masks", row_step, key_step, "mt")
+    k:call(blocks.add, { "keys", "s", "mt" })
+  elseif m.added then
+    pack(k, a, blocks, "mt", m.packed, "keys", "masks", row_step, key_step)
+    k:call(blocks.add, { "keys", "s", "mt" })
+  else
+    if m.packed then
+      -- Bytes in units of an element; the last unit may reach back over keys that are hidden already.
+      local unit = a.bytes
+      k:open("if (keys >= %dL)", unit)
+      k:line("const long units = keys / %dL, back = keys - %dL;", unit, unit)
+      pack(k, a, blocks, "mt", true, "units", "masks", row_step, unit .. "L")
+      k:call(blocks.bytes, { "units", "s", "mt" })
+      k:open("if (keys > units * %dL)", unit)
+      pack(k, a, blocks, "mt", false, "1", "(masks + back)", row_step, unit .. "L")
+      k:call(blocks.bytes, { "1", ("s + back * %dL"):format(a.line), "mt" })
       k:close()
+      k:close(" else {")
+      k.depth = k.depth + 1
     end
-    k:call(blocks.softmax, { "keys", scores, "state" })
-    k:call(blocks.value, { k:dim(out[rank]), "row", "state", "keys", scores, k:at(v, along("first")), step(v.strides[rank]),
-      step(v.strides[rank - 1]) })
+    mask_by_hand(k, a, a.rows, "masks", row_step, key_step, "mt")
+    k:call(blocks.add, { "keys", "s", "mt" })
+    if m.packed then k:close() end
+  end
+end
+
+local function each_piece(k, a, blocks, at)
+  local function step(d) return ("%s * %dL"):format(k:dim(d), a.bytes) end
+  local function from(arg)
+    local index = { unpack(at) }
+    index[a.rank - 1] = "first"
+    return k:at(arg, index)
+  end
+  local function each(d) return ("%s / %dL"):format(k:atom(d), a.wide), ("%s %% %dL"):format(k:atom(d), a.wide) end
+  k:open("for (long first = 0; first < visible; first += %dL)", a.piece)
+  k:line("long keys = visible - first < %dL ? visible - first : %dL;", a.piece, a.piece)
+  local whole, rest = each("keys")
+  k:call(blocks.score, { whole, rest, k:dim(a.depth), from(a.k), step(a.k.strides[a.rank - 1]), step(a.k.strides[a.rank]), "qt", "s" })
+  if a.causal then
+    k:line("long seen = q0 + 1 - first;")
+    k:line("if (seen < 0) seen = 0;")
+    k:open("if (seen < keys)")
+    k:call(blocks.hide, { "keys - seen", ("s + seen * %dL"):format(a.line), "first + seen - q0" })
     k:close()
-    k:call(blocks.divide, { k:dim(out[rank]), "row", "state" })
-    k:epilogue { start = ("%s * %s"):format(t, k:dim(out[rank])), n = k:dim(out[rank]), from = temp and "row" or nil }
+  end
+  if a.mask then apply_mask(k, a, blocks, at) end
+  k:call(blocks.weigh, { "keys", "s", "state" })
+  whole, rest = each(k:dim(a.width))
+  k:call(blocks.value, { whole, rest, "keys", from(a.v), step(a.v.strides[a.rank - 1]), step(a.v.strides[a.rank]), "s", "o", "state" })
+  k:close()
+end
+
+local function emit(k, group)
+  local D, a = k.dims, describe(k, group)
+  local blocks, id = make_blocks(k, a), a.id
+  local per_head = D:ceildiv(a.tokens, a.rows)
+  a.tiles = D:mul(k:product(a.lead), per_head)
+  k:step { tiles = a.tiles }
+  local R, out_row = D:const(a.rows), ("%s * %dL"):format(k:dim(a.width), a.bytes)
+  local places = { room(k, a, "s", D:const(a.piece * a.rows)), room(k, a, "state", D:const(3 * a.rows)) }
+  local mask_rows = a.mask and (a.mask.line and 1 or a.rows)
+  if a.mask then places[3] = room(k, a, "mt", D:const(a.piece * mask_rows)) end
+  places[#places + 1] = room(k, a, "o", D:mul(a.width, R))
+  places[#places + 1] = room(k, a, "qt", D:mul(a.depth, R))
+  if not k.stored then places[#places + 1] = room(k, a, "raw", D:mul(a.width, R)) end
+  k:tiles(function(t)
+    for _, place in ipairs(places) do place(t) end
+    k:line("const long head = %s / %s, q0 = %s %% %s * %dL;", t, k:dim(per_head), t, k:dim(per_head), a.rows)
+    k:line("const long rows = %s - q0 < %dL ? %s - q0 : %dL;", k:dim(a.tokens), a.rows, k:dim(a.tokens), a.rows)
+    k:line("long visible = %s;", k:dim(a.keys))
+    if a.causal then k:line("if (visible > q0 + rows) visible = q0 + rows;") end
+    local at = k:unravel(a.lead, "head")
+    if #a.lead == 0 then at = {} end
+    k:line("const long start = (head * %s + q0) * %s;", k:dim(a.tokens), k:dim(a.width))
+    if k.stored then k:line("char *const raw = %s + start * %dL;", k:write(id), a.bytes) end
+    k:call(blocks.begin, { ("%s * %dL"):format(k:dim(a.width), a.nv), "o", "state" })
+    local queries = { unpack(at) }
+    queries[a.rank - 1] = "q0"
+    pack(k, a, blocks, "qt", D:value(a.q.strides[a.rank]) == 1, k:dim(a.depth), k:at(a.q, queries),
+      ("%s * %dL"):format(k:dim(a.q.strides[a.rank - 1]), a.bytes), ("%s * %dL"):format(k:dim(a.q.strides[a.rank]), a.bytes))
+    each_piece(k, a, blocks, at)
+    k:line("const long turned = rows == %dL ? %s / %dL : 0;", a.rows, k:dim(a.width), a.lanes)
+    k:call(blocks.finish, { "turned", "rows", ("%s - turned * %dL"):format(k:dim(a.width), a.lanes), "o", "state", "raw", out_row })
+    k:epilogue { start = "start", n = ("rows * %s"):format(k:dim(a.width)), from = not k.stored and "raw" or nil }
   end)
 end
 

@@ -2,6 +2,7 @@
 local files = require "support.files"
 local cjson = require "cjson"
 local tensor = require "esper.tensor"
+local vec = require "esper.vec"
 
 local ESPER, STORE = files.build() .. "/esper", files.path "store"
 
@@ -121,7 +122,11 @@ describe("command #process", function()
       assert.equal(0, code, stage .. ": " .. err)
       assert.truthy(out:find(fragment, 1, true), stage)
     end
-    fails(1, "stage 'c'", "dump " .. SMALL .. " --stage asm")
+    fails(1, "stage 'c'", "dump " .. SMALL .. " --stage asm", "export ESPER_ISA=scalar;")
+    if vec.best() ~= "scalar" then
+      local _, out = esper("dump " .. SMALL .. " --stage asm")
+      assert.truthy(out:find("%x+  +vfmadd231ps [^\n]*; loop %d+ %%%d+ linear"), out:sub(1, 2000))
+    end
     fails(1, "CUDA", "dump " .. SMALL .. " --stage torchscript")
   end)
 

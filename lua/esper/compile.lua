@@ -8,14 +8,17 @@
 --           isa=                   "scalar" ...; the best of this machine by default
 --           passes=                { text=, name= } a user's pass file, or an array of passes
 --           store=                 es_store * or nil
---           show= listing=         keep the graph before and after every pass; keep the vector instructions
+--           tuning=                choices of recipes (tuning.lua); those of the store, else the defaults, unless given
+--           show= listing=         keep the graph before and after every pass; keep the vector ("vec") or machine
+--                                  instructions ("asm") of every block
 --   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
 --           graph=                 the graph before the passes; of a stored kernel, read from its record when asked for
 --           name= mode= dtype= isa= hyper= key= status="SUCCESS"|"CACHED"
 --           flops= bytes= workspace=   text over the dims     kernels=   number of steps
 --           unit= object=          C text and object code, likewise      certificate_text=   what the store held, or nil
 --           ms={ [stage] = milliseconds, total= }
---           report= groups= naive= of a fresh compile only: what the passes did, the groups, workspace without sharing
+--           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
+--               sharing, per group its steps
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -28,6 +31,7 @@ local native = require "esper.native"
 local passes = require "esper.passes"
 local planner = require "esper.planner"
 local reuse = require "esper.reuse"
+local tuning = require "esper.tuning"
 local vec = require "esper.vec"
 local C = native.C
 local M = {}
@@ -60,27 +64,41 @@ local function pass_list(given)
   return need(passes.user(passes.default(), given.text, given.name))
 end
 
--- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
-local function recipes(groups, isa, listing)
-  local unit, code, blocks = emit.unit(groups.facts.graph, isa), {}, {}
-  if listing then
-    local plain = unit.block
-    function unit:block(build, dtype)
-      local made
-      local name = plain(self, function(b) made = b return build(b) end, dtype)
-      if not blocks[name] then
-        blocks[name] = true
-        blocks[#blocks + 1] = ("%s (%s)\n%s"):format(name, made.type, made:text())
-      end
-      return name
+-- Text of a block: its vector instructions, or its machine instructions with the names of the nodes beside them.
+local function block_text(name, made, listing, labels)
+  if listing == "vec" then return ("%s (%s)\n%s"):format(name, made.type, made:text()) end
+  local text = made:assembly()
+  if not text then return "" end
+  text = text:gsub("node (%d+)", function(n) return labels[tonumber(n)] or "node " .. n end)
+  return ("%s (%s, %d lanes)\n%s"):format(name, made.type, made.lanes, text)
+end
+
+-- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group.
+local function listed(unit, listing, labels, blocks)
+  local plain, known = unit.block, {}
+  function unit:block(build, dtype)
+    local made
+    local name = plain(self, function(b) made = b return build(b) end, dtype)
+    if not known[name] then
+      known[name] = true
+      blocks[#blocks + 1] = block_text(name, made, listing, labels())
     end
+    return name
   end
+end
+
+-- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
+local function recipes(groups, isa, listing, choices)
+  local unit, code, blocks, present = emit.unit(groups.facts.graph, isa), {}, {}, nil
+  unit.tuning = choices
+  if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
   local writer = reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
+    present = g
     local steps, temps = writer:group(g)
     code[n] = { steps = steps, temps = temps }
   end
-  return unit:text(), code, table.concat(blocks, "\n")
+  return unit, code, table.concat(blocks, "\n")
 end
 
 local function object_of(unit)
@@ -102,10 +120,10 @@ local function settle(r, opts)
   r.mode, r.dtype = opts.mode or "eval", opts.dtype or "f32"
   r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
   r.passes = passes.signature(r.list)
-  if not opts.read then return end
+  if not opts.read then return end -- what follows is for a store
   r.source = need(opts.read(r.source))
   local identity = opts.identity(r.source, opts)
-  if identity then r.c_source = artifact.source(r, identity) end
+  if identity and not opts.tuning then r.c_source = artifact.source(r, identity) end
 end
 
 local function build_graph(r, opts)
@@ -121,6 +139,12 @@ local function build_groups(r, opts)
   need(group.verify(r.groups))
 end
 
+-- Text of the choices to compile with, nil for the defaults.
+local function choices_for(r, opts)
+  local text = opts.tuning and tuning.encode(opts.tuning) or (opts.store and artifact.tuning(opts.store, r))
+  return text and #text > 0 and text or nil
+end
+
 -- Makes a kernel of what the store gave; a record that today's loader refuses counts as absent and is compiled anew.
 local function take(r, stored)
   local usable, kernel = pcall(kernel_of, stored.plan, stored.object, stored.length)
@@ -130,12 +154,13 @@ local function take(r, stored)
 end
 
 local function compile_fresh(r, opts, lap)
-  local code
   build_groups(r, opts)                                                                   lap "passes"
-  r.unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing)                         lap "recipes"
+  local unit, code
+  unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing, r.tuning and tuning.decode(r.tuning))
+  r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.object = object_of(r.unit)                                                            lap "object"
   local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
-  r.status, r.plan, r.naive = "SUCCESS", made.plan, made.naive                            lap "plan"
+  r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
 end
 
@@ -149,6 +174,7 @@ local function compile(r, opts)
     return r
   end
   build_graph(r, opts)                                                                    lap "blueprint"
+  r.tuning = choices_for(r, opts)
   r.key = need(artifact.key(r))                                                           lap "key"
   stored = store and artifact.load(store, r)
   stored = stored and take(r, stored)                                                     lap "store"
@@ -172,6 +198,7 @@ end
 local function keyed(r, opts)
   settle(r, opts)
   build_graph(r, opts)
+  r.tuning = choices_for(r, opts)
   r.key = need(artifact.key(r))
   return r
 end

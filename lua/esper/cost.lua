@@ -87,20 +87,27 @@ local function read_bytes(f, group, id, seen, total)
   return total
 end
 
+--- One group: operations, bytes read, bytes written; dims.
+function M.group(f, group)
+  local D = f.D
+  local flops, read, written, seen = D:const(0), D:const(0), D:const(0), {}
+  for id in pairs(group.args) do
+    flops = D:add(flops, M.flops(f, id))
+    read = read_bytes(f, group, id, seen, read)
+  end
+  for _, id in ipairs(group.outputs) do
+    written = D:add(written, D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]])))
+  end
+  return flops, read, written
+end
+
 --- Operations and bytes of all groups, dims.
 function M.of(result)
-  local f = result.facts
-  local D = f.D
+  local D = result.facts.D
   local flops, bytes = D:const(0), D:const(0)
   for _, group in ipairs(result.groups) do
-    local seen = {}
-    for id in pairs(group.args) do
-      flops = D:add(flops, M.flops(f, id))
-      bytes = read_bytes(f, group, id, seen, bytes)
-    end
-    for _, id in ipairs(group.outputs) do
-      bytes = D:add(bytes, D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]])))
-    end
+    local operations, read, written = M.group(result.facts, group)
+    flops, bytes = D:add(flops, operations), D:add(bytes, D:add(read, written))
   end
   return flops, bytes
 end

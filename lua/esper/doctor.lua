@@ -11,15 +11,6 @@ local function read(path)
   return text
 end
 
-local function cpu()
-  local f = io.open("/proc/cpuinfo")
-  for line in f and f:lines() or function() end do
-    local name = line:match("^model name%s*:%s*(.+)")
-    if name then f:close() return name end
-  end
-  return "unknown"
-end
-
 local function caches()
   local out = {}
   for i = 0, 7 do
@@ -53,7 +44,7 @@ function M.facts(options)
   local isa = native.string(C.es_isa_name(C.es_isa_best()))
   return {
     { "esper", require("esper").version .. ", build " .. native.build():sub(1, 16) },
-    { "processor", cpu() },
+    { "processor", require("esper.tuning").model() },
     { "isa", isa .. (os.getenv "ESPER_ISA" and " (ESPER_ISA=" .. os.getenv "ESPER_ISA" .. ")" or "") },
     { "caches", caches() },
     { "threads", tostring(C.es_pool_threads(require("esper").pool())) },

@@ -68,7 +68,10 @@ local STAGES = {
   plan   = { function(r) return native.text(C.es_plan_print, r.plan) end },
   vec    = { function(r) return r.blocks end },
   c      = { function(r) return r.unit end },
-  asm    = { late "stage 'asm' needs a target with encoded instructions; the plain C target has none, see stage 'c'" },
+  asm    = { function(r)
+    if r.isa == "scalar" then return nil, "stage 'asm': the plain C target has no encoded instructions, see stage 'c'", "EARG" end
+    return r.blocks
+  end },
   torchscript = { late "stage 'torchscript' is part of the CUDA target, which this version does not have yet" },
 }
 local NAMES = "graph, passes, groups, plan, vec, c, asm or torchscript"
@@ -78,7 +81,7 @@ function M.text(source, stage, opts)
   if not row then return nil, ("stage '%s'; wanted %s"):format(tostring(stage), NAMES), "EARG" end
   local options = {}
   for k, v in pairs(opts or {}) do options[k] = v end
-  options.store, options.show, options.listing = nil, stage == "passes", stage == "vec"
+  options.store, options.show, options.listing = nil, stage == "passes", (stage == "vec" or stage == "asm") and stage
   local r, message, status = (row.early and compile.early or compile.compile)(source, options)
   if not r then return nil, message, status end
   return row[1](r)

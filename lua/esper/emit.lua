@@ -12,7 +12,7 @@
 --       steps  { { fn=, label=, tiles=dim, operands={ {value=id, write=bool} | {temp=index}, ... },
 --                  dims={dim, ...}, streams={stream, ...} }, ... }
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
---   unit:text() -> C text
+--   unit:text() -> C text      unit.tuning, unit.present: tuned choices (tuning.lua), signature of the group being written
 
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"
@@ -28,7 +28,7 @@ local Unit = {}
 Unit.__index = Unit
 
 function M.unit(graph, isa)
-  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {} }, Unit)
+  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, choices = {} }, Unit)
 end
 
 -- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives
@@ -53,6 +53,19 @@ function Unit:block(build, dtype)
   return share(self, self.blocks, "v", b:lower(PLACEHOLDER)).name
 end
 
+--- One of the candidates: the tuned one of the group that is being written, else the first. unit.choices keeps what there was to
+-- choose: { [group signature] = { [name] = { candidates=, value=, label= } } }.
+function Unit:choice(name, candidates, label)
+  local of = self.present or "0"
+  local tuned, value = self.tuning and self.tuning[of] and self.tuning[of][name], candidates[1]
+  for _, candidate in ipairs(candidates) do
+    if candidate == tuned then value = tuned end
+  end
+  self.choices[of] = self.choices[of] or {}
+  self.choices[of][name] = { candidates = candidates, value = value, label = label }
+  return value
+end
+
 function Unit:fn(body, label)
   local text = ("void %s(const args *a, long lo, long hi)\n{\n%s}\n"):format(PLACEHOLDER, body)
   local entry = share(self, self.fns, "k", text)
@@ -69,12 +82,15 @@ local function describe(graph, group)
       ordinal[id] = #label
     end
   end
-  return ordinal, table.concat(label, " + ")
+  return ordinal, label
 end
+
+--- Names of a group's nodes ("%7 linear"), by the ordinal that vector blocks know them by.
+function M.labels(graph, group) return select(2, describe(graph, group)) end
 
 function Unit:group(group)
   local ordinal, label = describe(self.graph, group)
-  local k = writer.new(self, group, ordinal, label)
+  local k = writer.new(self, group, ordinal, table.concat(label, " + "))
   require("kernels." .. group.kind).emit(k, group)
   k:finish()
   return k.steps, k.temps

@@ -157,8 +157,14 @@ function M.eval(k, space, start, n, spec)
   end }
 end
 
---- See k:epilogue in emit_writer.lua.
-function M.epilogue(k, options)
+-- The anchor's value: the raw one, with options.plus added to it.
+local function anchor_of(raw, plus)
+  local inputs = { raw, plus }
+  return { inputs = inputs, compute = plus and function(b, x, y) return b:add(x, y) end }
+end
+
+--- The chain of the group's epilogue, and the source in it that stands for the raw values. options: see k:epilogue.
+function M.epilogue_spec(k, options)
   local group = k.group
   local spec = { nodes = {}, stores = {}, given = {}, custom = {} }
   local raw = { at = options.from, strides = k:contiguous(group.space), minus = options.start,
@@ -169,9 +175,9 @@ function M.epilogue(k, options)
     end
     raw.at, raw.minus = k:write(group.anchor), nil
   end
-  if options.from and k.stored then
+  if options.from and (k.stored or options.plus) then
     spec.nodes[1] = group.anchor
-    spec.custom[group.anchor] = { inputs = { raw } }
+    spec.custom[group.anchor] = anchor_of(raw, options.plus)
   else
     spec.given[group.anchor] = raw
   end
@@ -179,7 +185,13 @@ function M.epilogue(k, options)
   for _, id in ipairs(group.outputs) do
     if options.from or id ~= group.anchor then spec.stores[#spec.stores + 1] = id end
   end
-  if #spec.nodes > 0 then M.eval(k, group.space, options.start, options.n, spec) end
+  return spec, raw
+end
+
+--- See k:epilogue in emit_writer.lua.
+function M.epilogue(k, options)
+  local spec = M.epilogue_spec(k, options)
+  if #spec.nodes > 0 then M.eval(k, k.group.space, options.start, options.n, spec) end
 end
 
 return M

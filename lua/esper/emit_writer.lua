@@ -23,7 +23,8 @@
 --        stay under 56 KiB, else an error
 --   k:ctype(dtype)    its C type          k:raw(expr, dtype) -> "((T *)expr)"
 -- Vector blocks:
---   k:block(fn, dtype) -> name   fn(b) builds it; dtype ("f32" "f64" "i32" "i64") defaults to the anchor's
+--   k:block(fn, dtype, key) -> name   fn(b) builds it; dtype ("f32" "f64" "i32" "i64") defaults to the anchor's. A key
+--        stands for all that fn depends on besides the dtype: the unit builds the block once for it
 --   k:call(block, { C expressions })   words of the call, each cast to long: pointers, counts, byte strides
 --   k:note(b, id)     what follows in the block computes node id (shown by dumps)
 -- Dimensions:
@@ -45,12 +46,17 @@
 --        from linear (row-major) index `start`; `from`: char * expression of the raw anchor values,
 --        contiguous. Without `from` the recipe has already written them to k:write(anchor) at start (allowed
 --        when k.stored). Any start and n are right; one call per output row is cheapest. Stores every output
---        of the group; n <= 0 does nothing. `from` may point to an output of the same dtype at `start`.
+--        of the group; n <= 0 does nothing. `from` may point to an output of the same dtype at `start`. With `from`
+--        there may be `plus`: an operand, with strides over group.space, that is added to the raw values (a bias)
+--   k:epilogue_rows{ row=, rows=, column=, n=, from=, from_step=, plus= }   the same for a rectangle of the output:
+--        columns column .. column + n - 1 of `rows` rows from row `row` on (a row: one position of all axes but the
+--        last); `from` holds them from_step bytes (C expression) apart. One call for all of them where possible
 --   k:epilogue_step(temp)   a step that applies the epilogue, if there is one, to the whole output: from a
 --        temporary with the raw values, or (nil, allowed when k.stored) from the output itself
 
 local chain = require "esper.emit_chain"
 local native = require "esper.native"
+local region = require "esper.emit_region"
 local rows = require "esper.emit_rows"
 local vec = require "esper.vec"
 
@@ -223,13 +229,7 @@ end
 
 function Writer:raw(expr, dtype) return ("((%s *)%s)"):format(self:ctype(dtype), self:atom(expr)) end
 
-function Writer:choice(name, candidates)
-  local tuned = self.unit.tuning and self.unit.tuning[name]
-  for _, candidate in ipairs(candidates) do
-    if candidate == tuned then return tuned end
-  end
-  return candidates[1]
-end
+function Writer:choice(name, candidates) return self.unit:choice(name, candidates, self.label) end
 
 function Writer:lanes(dtype) return vec.lanes(self.isa, dtype) end
 
@@ -254,6 +254,7 @@ function Writer:collapse(extents, lists) return rows.collapse(self.dims, extents
 function Writer:unravel(extents, pos) return rows.unravel(self, extents, pos) end
 function Writer:walk(options) return rows.walk(self, options) end
 function Writer:epilogue(options) return chain.epilogue(self, options) end
+function Writer:epilogue_rows(options) return region.epilogue_rows(self, options) end
 
 function Writer:epilogue_step(temp)
   if #self.group.epilogue == 0 then return end
@@ -269,9 +270,13 @@ end
 
 -- ---- vector blocks ----
 
-function Writer:block(build, dtype)
+function Writer:block(build, dtype, key)
   dtype = dtype or self.graph:dtype(self.group.anchor or self.group.outputs[1])
-  return self.unit:block(build, dtype)
+  if not key then return self.unit:block(build, dtype) end
+  local keyed = self.unit.keyed
+  key = dtype .. " " .. key
+  keyed[key] = keyed[key] or self.unit:block(build, dtype)
+  return keyed[key]
 end
 
 function Writer:call(block, words)

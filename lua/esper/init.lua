@@ -8,6 +8,8 @@
 --   esper.run(source, { x = tensor }, options) -> { y = tensor }    compile, prove, run
 --   esper.certify(kernel, options) -> certificate, problem    anew; a passing one is stored with the kernel; problem: text
 --       when the store could not follow
+--   esper.tune(source, { set=, mode=, dtype=, size=, budget= }) -> report     measures what recipes leave open (tune.lua); what
+--       is faster is kept in the store, where later compiles find it
 --   esper.dump(source, stage, options) -> text       esper.catalogue() -> names
 --   esper.tensor, esper.randn{2, 3}, esper.load "x.npy", esper.blueprint
 --   esper.set_threads(n)                              threads kernels may use; 0 = all cores
@@ -155,6 +157,23 @@ function M.run(source, inputs, opts)
   local kernel, why, status = M.compile(source, setmetatable({ certify = true }, { __index = opts }))
   if not kernel then return nil, why, status end
   return kernel:run(inputs, opts)
+end
+
+function M.tune(source, opts)
+  local store, why, status = M.store()
+  if not store and why then return nil, why, status end
+  local options = setmetatable({ pool = nil }, { __index = opts or {} })
+  local report
+  report, why, status = require("esper.tune").run(source, options)
+  if not report then return nil, text_of(why), status end
+  report.kept = false
+  if store and next(report.tuning) then
+    local ok
+    ok, why, status = require("esper.artifact").save_tuning(store.ptr, report.source, require("esper.tuning").encode(report.tuning))
+    if not ok then return nil, "the choices cannot be stored: " .. why, status end
+    report.kept = true
+  end
+  return report
 end
 
 function M.dump(source, stage, opts)

@@ -5,6 +5,7 @@
 -- functions are equal too, and the steps are the earlier ones with the values, streams and labels of this group.
 local look = require "esper.passes.look"
 local native = require "esper.native"
+local tuning = require "esper.tuning"
 local M = {}
 
 local Reuse = {}
@@ -88,6 +89,7 @@ function Reuse:group(group)
   local to, stream_to
   if first then to, stream_to = mapped(first.ids, ids), mapped(first.streams, streams) end
   if not (to and stream_to) then
+    self.unit.present = tuning.digest(key)
     local steps, temps = self.unit:group(group)
     self.known[key] = first or { ids = ids, streams = streams, steps = steps, temps = temps }
     return steps, temps

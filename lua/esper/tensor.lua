@@ -18,6 +18,8 @@ Tensor.__index = Tensor
 local CTYPE = { f32 = "float *", f64 = "double *", i32 = "int32_t *", i64 = "int64_t *", u8 = "uint8_t *",
   bool = "uint8_t *", bf16 = "uint16_t *", f16 = "uint16_t *" }
 
+local ALIGNMENT = 64 -- a vector that crosses a cache line costs twice
+
 local function product(shape)
   local n = 1
   for _, e in ipairs(shape) do n = n * e end
@@ -38,9 +40,12 @@ function M.new(dtype, shape)
   if not bytes then error("no dtype '" .. tostring(dtype) .. "'; there are f32 f64 i32 i64 u8 bool", 2) end
   local count = product(shape)
   if not (count >= 0 and count <= 2 ^ 40) then error("a tensor of " .. tostring(count) .. " elements is over the limit 2^40", 2) end
-  local memory = C.es_alloc(math.max(1, count * bytes))
+  local memory = C.es_alloc(count * bytes + ALIGNMENT)
   if memory == nil then error(("no memory for a tensor of %.0f bytes"):format(count * bytes), 2) end
-  return M.adopt(memory, dtype, shape)
+  local t = M.adopt(memory, dtype, shape)
+  local shift = -native.address(memory) % ALIGNMENT
+  t.data = native.cast(CTYPE[dtype], native.cast("char *", memory) + shift)
+  return t
 end
 
 --- Draws of one kind (sample.h: normal wide tiny special positive near_one small index coin).
@@ -93,7 +98,7 @@ end
 function Tensor:get(...) return tonumber(self.data[self:offset(...)]) end
 function Tensor:set(value, ...) self.data[self:offset(...)] = value end
 
-function Tensor:raw() return native.string(self.owner, self.bytes) end
+function Tensor:raw() return native.string(self.data, self.bytes) end
 
 function Tensor.__eq(a, b)
   return a.dtype == b.dtype and table.concat(a.shape, ",") == table.concat(b.shape, ",") and a:raw() == b:raw()

@@ -34,7 +34,7 @@
 --                                 { p, bytes = 8 } by a constant per element. Afterwards these registers are used up;
 --                                 keep a start with b:copy(p). A body that gathers into an accumulator under a mask
 --                                 must make masked lanes neutral itself (b:select).
--- Across lanes: b:hadd, hmin, hmax (in every lane), b:transpose(rows), b:hadd_all(vectors).
+-- Across lanes: b:hadd, hmin, hmax (in every lane), b:transpose(rows), b:hadd_all(vectors), b:unzip(low, high).
 -- Also: b:copy(g) a scalar of its own; b:text() the listing; vec.lanes(isa, type); vec.best() the ISA name to use.
 
 local native = require "esper.native"
@@ -254,6 +254,16 @@ function Block:hadd_all(v)
   return pair(pair(q[1], q[2], 0x44, 0xEE), pair(q[3], q[4], 0x44, 0xEE), 0x88, 0xDD)
 end
 
+--- Every second element of two vectors that follow each other in memory: 0, 2, 4..., then 1, 3, 5... Floats.
+function Block:unzip(low, high)
+  if self.lanes == 1 then return low, high end
+  local wide = self.lanes * self.bytes == 64
+  local a, b2 = self:part(low, high, wide and 0x88 or 0x20), self:part(low, high, wide and 0xDD or 0x31)
+  local even, odd = self:unpl(a, b2), self:unph(a, b2) -- done where a part is two elements
+  if self.bytes == 8 then return even, odd end
+  return self:unpl(even, odd), self:unph(even, odd)
+end
+
 -- ---- out ----
 
 local scratch = native.gc(native.new "es_text", C.es_text_clear)
@@ -270,6 +280,18 @@ function Block:lower(name)
   local text = native.string(scratch.bytes, scratch.length)
   C.es_text_clear(scratch)
   return text
+end
+
+--- Its machine instructions with their offsets, each with the loop and the node (b:note) it belongs to; nil in plain C.
+function Block:assembly()
+  if self.lanes == 1 then return nil end
+  local err = native.fresh()
+  C.es_text_clear(scratch)
+  if C.es_vec_listing(self.handle, scratch, err) ~= 0 then
+    local _, message = native.failure()
+    error(message, 2)
+  end
+  return native.string(scratch.bytes, scratch.length)
 end
 
 function Block:text() return native.text(C.es_vec_print, self.handle) end

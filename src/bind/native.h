@@ -11,6 +11,7 @@
 #include "bind/sandbox.h"
 #include "jit/jit.h"
 #include "run/guard.h"
+#include "run/measure.h"
 #include "run/npy.h"
 #include "run/oracle.h"
 #include "run/plan.h"
@@ -18,6 +19,7 @@
 #include "store/store.h"
 #include "torch/torch.h"
 #include "vec/vec.h"
+#include "vec/x86.h"
 
 typedef struct es_native {
 #define N(result, name, arguments) result(*name) arguments;

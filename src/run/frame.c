@@ -4,6 +4,7 @@
 #include "run/frame.h"
 #include <string.h>
 #include "base/random.h"
+#include "run/measure.h"
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #else
@@ -279,13 +280,26 @@ static void run_tiles(void *user, int64_t lo, int64_t hi) {
   leave_floats(&saved);
 }
 
+/* A step between two readings of the clock and the counters. */
+static void run_noted(es_profile *profile, int32_t step, es_call *call, es_pool *pool) {
+  int64_t before[ES_COUNTS], *after = profile->counts + (int64_t)step * ES_COUNTS;
+  if (profile->counters) es_counters_read(profile->counters, before);
+  double from = es_measure_ns();
+  es_pool_run(pool, call->tiles, run_tiles, call);
+  profile->ns[step] = es_measure_ns() - from;
+  if (!profile->counters) return;
+  es_counters_read(profile->counters, after);
+  for (int32_t i = 0; i < ES_COUNTS; i++) after[i] -= before[i];
+}
+
 int32_t es_frame_steps(es_frame *f, es_pool *pool) {
   f->fault = 0;
   for (int32_t i = 0; i < f->kernel->step_count; i++) {
     es_call *call = &f->calls[i];
     if (call->tiles <= 0) continue;
     if (f->at) *f->at = i;
-    es_pool_run(pool, call->tiles, run_tiles, call);
+    if (f->profile) run_noted(f->profile, i, call, pool);
+    else es_pool_run(pool, call->tiles, run_tiles, call);
     if (f->fault) return i;
   }
   return -1;

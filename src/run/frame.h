@@ -48,6 +48,7 @@ typedef struct es_frame {
   uint32_t *key;
   int64_t fault;           /* the fault word of all steps */
   volatile int32_t *at;    /* where the step that runs now is noted; NULL = nowhere */
+  struct es_profile *profile; /* of the run; NULL = nothing is noted */
   void **data;             /* scratch of esper_kernel_run: per value, */
   int32_t *ranks;          /*   per input, */
   int64_t *shapes;         /*   ES_RANK_MAX per input, */

@@ -114,7 +114,9 @@ static esper_status run_frame(es_frame *frame, const es_run *run, es_error *err)
   if (status == ESPER_OK) status = es_frame_place(frame, run->workspace, err);
   if (status == ESPER_OK) status = es_frame_bind(frame, run->data, run->seed, run->step, err);
   if (status != ESPER_OK) return status;
+  frame->profile = run->profile;
   int32_t failed = es_frame_steps(frame, run->pool);
+  frame->profile = NULL;
   if (failed >= 0) return es_frame_fault(frame, failed, frame->fault, err);
   es_frame_update(frame);
   return ESPER_OK;

@@ -112,6 +112,7 @@ typedef struct es_run {    /* one execution */
   uint64_t seed, step;     /* of the random ops */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
   es_pool *pool;           /* NULL = calling thread only */
+  struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */
 } es_run;
 /* No allocation after the first run of a shape, no lock. Runs under the default rounding with denormals kept, whatever
  * the thread has set. EINDEX when a kernel reported a fault: outputs are then undefined, buffers unchanged. */

@@ -139,6 +139,30 @@ esper_status es_torch_run(const es_graph *graph, const int64_t *symbols, void *c
   return status ? es_fail(err, (esper_status)status, "%s", message) : ESPER_OK;
 }
 
+esper_status es_torch_prepare(const es_graph *graph, const int64_t *symbols, void *const *data, es_torch_program **out,
+                              es_error *err) {
+  *out = NULL;
+  const es_torch *torch = es_torch_load(err);
+  if (!torch) return ESPER_ETORCH;
+  char message[1000] = "";
+  int32_t status = torch->prepare(graph, symbols, data, out, message, sizeof message);
+  return status ? es_fail(err, (esper_status)status, "%s", message) : ESPER_OK;
+}
+
+esper_status es_torch_replay(es_torch_program *program, int32_t reps, int32_t threads, double *ns, void *const *out,
+                             es_error *err) {
+  const es_torch *torch = es_torch_load(err);
+  if (!torch) return ESPER_ETORCH;
+  char message[1000] = "";
+  int32_t status = torch->replay(program, reps, threads, ns, out, message, sizeof message);
+  return status ? es_fail(err, (esper_status)status, "%s", message) : ESPER_OK;
+}
+
+void es_torch_release(es_torch_program *program) {
+  const es_torch *torch = atomic_load_explicit(&table, memory_order_acquire);
+  if (torch) torch->release(program);
+}
+
 const char *es_torch_version(es_error *err) {
   const es_torch *torch = es_torch_load(err);
   return torch ? torch->version() : NULL;

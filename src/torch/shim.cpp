@@ -1,6 +1,6 @@
 /* Evaluates an es_graph through libtorch: libesper_torch.so. A second, independent opinion beside the oracle, and the
- * eager yardstick the kernels are timed against. The only C++ file; it links against libtorch alone and gets what it
- * needs from the library through es_torch_host.
+ * eager yardstick the kernels are timed against (program.hpp, a part of this file). The only C++ file; it links against
+ * libtorch alone and gets what it needs from the library through es_torch_host.
  * Invariant: one function op_NAME per row of ops.def, with exactly the meaning written there (libtorch's own meaning
  * is corrected where it differs: empty tensors, index checks, saturating casts, ties of topk). No exception, global
  * torch setting or reference to the caller's memory outlives a call. */
@@ -8,7 +8,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <limits>
+#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -39,6 +41,7 @@ struct Call { /* one node with its operands */
   Extents shape;        /* of the result */
   const int64_t *value; /* of every dimension handle */
   uint64_t seed, step;
+  mutable Tensor kept; /* what one call leaves for the next; used by program.hpp alone */
 
   const Tensor &x() const { return in[0]; }
   Tensor optional(size_t k) const { return k < in.size() ? in[k] : Tensor(); }
@@ -434,7 +437,7 @@ void run_graph(const es_graph *graph, const int64_t *symbols, void *const *data,
     if (last[(size_t)id] < 0) continue;
     current = id;
     const es_node &n = *host->graph_node(graph, id);
-    Call c{ n, {}, extents(n, value.data()), value.data(), seed, step };
+    Call c{ n, {}, extents(n, value.data()), value.data(), seed, step, {} };
     for (int32_t k = 0; k < n.nin; k++) c.in.push_back(values[(size_t)n.in[k]]);
     values[(size_t)id] = evaluate(c, data ? data[id] : nullptr);
     for (int32_t k = 0; k < n.nin; k++)
@@ -459,12 +462,11 @@ int32_t tell(esper_status status, const es_graph *graph, int32_t node, const cha
   return status;
 }
 
-int32_t run(const es_graph *graph, const int64_t *symbols, void *const *data, void *const *out, uint64_t seed,
-            uint64_t step, int32_t threads, char *message, size_t room) noexcept {
-  int32_t current = -1;
+/* Calls work() and turns whatever it throws into status and text. */
+template <typename Work>
+int32_t guarded(const es_graph *graph, const int32_t &current, char *message, size_t room, const Work &work) noexcept {
   try {
-    Threads scope(threads);
-    run_graph(graph, symbols, data, out, seed, step, current);
+    work();
     return ESPER_OK;
   } catch (const Fault &fault) {
     return tell(fault.status, graph, current, fault.text.c_str(), message, room);
@@ -481,6 +483,17 @@ int32_t run(const es_graph *graph, const int64_t *symbols, void *const *data, vo
   }
 }
 
+int32_t run(const es_graph *graph, const int64_t *symbols, void *const *data, void *const *out, uint64_t seed,
+            uint64_t step, int32_t threads, char *message, size_t room) noexcept {
+  int32_t current = -1;
+  return guarded(graph, current, message, room, [&] {
+    Threads scope(threads);
+    run_graph(graph, symbols, data, out, seed, step, current);
+  });
+}
+
+#include "torch/program.hpp"
+
 const char *version() { return TORCH_VERSION; }
 
 int32_t set_threads(int32_t count) noexcept {
@@ -493,7 +506,7 @@ int32_t set_threads(int32_t count) noexcept {
   }
 }
 
-const es_torch table = { ES_TORCH_ABI, version, run, set_threads };
+const es_torch table = { ES_TORCH_ABI, version, run, set_threads, prepare, replay, release };
 
 } // namespace
 

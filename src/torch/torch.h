@@ -4,7 +4,8 @@
 #define ES_TORCH_H
 #include "graph/graph.h"
 
-enum { ES_TORCH_ABI = 1 }; /* raised with any change of the two tables below, of es_node, or of the rows of ops.def */
+enum { ES_TORCH_ABI = 2 }; /* raised with any change of the two tables below, of es_node, or of the rows of ops.def */
+typedef struct es_torch_program es_torch_program; /* a graph ready to be timed */
 typedef struct es_torch {
   int32_t abi;
   const char *(*version)(void); /* "1.13.0"; static */
@@ -15,6 +16,17 @@ typedef struct es_torch {
   int32_t (*run)(const es_graph *graph, const int64_t *symbols, void *const *data, void *const *out,
                  uint64_t seed, uint64_t step, int32_t threads, char *message, size_t room);
   int32_t (*threads)(int32_t count); /* sets intra-op threads, returns the former count; below 1 only asks */
+  /* The yardstick of benchmarks: the graph as a user of PyTorch would write it in eager mode, under inference mode, with
+   * libtorch's own composite calls (layer_norm, scaled_dot_product_attention...) and oneDNN, where `run` takes formulas that
+   * can be held to the oracle's bounds. All that does not depend on the data is done here, once. data as for run; the
+   * program borrows it until it is released. */
+  int32_t (*prepare)(const es_graph *graph, const int64_t *symbols, void *const *data, es_torch_program **out,
+                     char *message, size_t room);
+  /* Executes `reps` times; ns: nanoseconds of each, result tensors made and dropped included. out: NULL, or as for run:
+   * results of the last one. threads as for run. */
+  int32_t (*replay)(es_torch_program *program, int32_t reps, int32_t threads, double *ns, void *const *out,
+                    char *message, size_t room);
+  void (*release)(es_torch_program *program); /* NULL is fine */
 } es_torch;
 
 /* Functions the shim needs from the library: handed over at load, so the shim links against libtorch alone. */
@@ -45,5 +57,11 @@ const es_torch *es_torch_load(es_error *err);
 /* es_torch.run behind es_torch_load, its message in err. Errors: ETORCH EARG ESHAPE EINDEX EDTYPE ENOMEM EINTERNAL. */
 esper_status es_torch_run(const es_graph *graph, const int64_t *symbols, void *const *data, void *const *out,
                           uint64_t seed, uint64_t step, int32_t threads, es_error *err);
+/* The program calls of the table, likewise. Of a program from prepare only: the shim is loaded then. */
+esper_status es_torch_prepare(const es_graph *graph, const int64_t *symbols, void *const *data, es_torch_program **out,
+                              es_error *err);
+esper_status es_torch_replay(es_torch_program *program, int32_t reps, int32_t threads, double *ns, void *const *out,
+                             es_error *err);
+void es_torch_release(es_torch_program *program);
 const char *es_torch_version(es_error *err); /* NULL when it cannot be loaded */
 #endif

@@ -38,6 +38,6 @@ struct es_vec {
 
 /* A lowering appends the C text defining `name`; the block is whole and free of errors. */
 typedef esper_status es_vec_lowering(const es_vec *vec, const char *name, es_text *out, es_error *err);
-es_vec_lowering es_vec_lower_c;
+es_vec_lowering es_vec_lower_c, es_vec_lower_x86;
 es_vec_lowering *es_isa_lowering(es_isa isa); /* NULL when there is none */
 #endif

@@ -24,8 +24,8 @@ static const struct isa {
   es_vec_lowering *lowering;
 } isas[ES_ISA_COUNT] = {
     [ES_ISA_scalar] = {"scalar", 0, always, es_vec_lower_c},
-    [ES_ISA_avx2] = {"avx2", 32, has_avx2, NULL},
-    [ES_ISA_avx512] = {"avx512", 64, has_avx512, NULL},
+    [ES_ISA_avx2] = {"avx2", 32, has_avx2, es_vec_lower_x86},
+    [ES_ISA_avx512] = {"avx512", 64, has_avx512, es_vec_lower_x86},
 };
 
 static const struct isa *find(int32_t isa) {

@@ -49,4 +49,7 @@ void es_vec_print(const es_vec *vec, es_text *out);
 /* Appends the C text that defines the static function `name` (and declares what it calls); may be repeated.
  * ECOMPILE when building went wrong (place named) or the ISA has no lowering. */
 esper_status es_vec_lower(es_vec *vec, const char *name, es_text *out, es_error *err);
+/* Appends the machine instructions: offset, text, and the loop and node (ES_VEC_note) each belongs to. ECOMPILE for the
+ * scalar target and for a block with an error. */
+esper_status es_vec_listing(const es_vec *vec, es_text *out, es_error *err);
 #endif

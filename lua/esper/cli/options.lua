@@ -38,4 +38,13 @@ function M.whole(name, value, default)
   return n
 end
 
+--- Writes a file a command was asked for: true | nil, message.
+function M.write(name, path, text)
+  local file, why = io.open(path, "wb")
+  local ok = file and file:write(text)
+  if file then ok = file:close() and ok end
+  if not ok then return nil, ("%s: cannot write %s"):format(name, why or path) end
+  return true
+end
+
 return M

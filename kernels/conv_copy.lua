@@ -1,0 +1,180 @@
+--- The padded copy of a convolution's input: a step that writes the planes of a layout (conv_form.lua), padding as zeros,
+-- so that the inner loops have no edges. A pass over the input, cheap against the multiply-adds it saves from branches.
+--
+-- A tile is up to CHANNELS channels of one sample: all their planes are cleared, then the rows that exist are laid in.
+-- Three ways, by what a row of the copy is of the row of x: the row itself; every second element, both halves at once
+-- (loaded whole and taken apart in registers); any other selection, gathered.
+
+local M = {}
+local CHANNELS = 8
+
+local function clear_block(b)
+  local n, to = b:arg(0), b:arg(1)
+  local zero = b:splat(0)
+  b:each(n, { to }, function(mask) b:store(to, zero, 0, mask) end)
+end
+
+-- Both sides of a walk over channels and rows: body(from, to) for every row. Words from `first` on: channels, rows, x,
+-- its row step, its channel step less all rows' steps, and the same three of the copy.
+local function rows_of(b, first, body)
+  local rows = b:arg(first + 1)
+  local from, to = b:copy(b:arg(first + 2)), b:copy(b:arg(first + 5))
+  b:loop(b:arg(first), function()
+    b:loop(rows, function()
+      body(from, to)
+      b:g_set(from, b:g_add(from, b:arg(first + 3)))
+      b:g_set(to, b:g_add(to, b:arg(first + 6)))
+    end)
+    b:g_set(from, b:g_add(from, b:arg(first + 4)))
+    b:g_set(to, b:g_add(to, b:arg(first + 7)))
+  end)
+end
+
+-- words: columns, step of x in bytes, then the walk
+local function row_block(unit)
+  return function(b)
+    local n, step = b:arg(0), b:arg(1)
+    rows_of(b, 2, function(from, to)
+      local x, y = b:copy(from), b:copy(to)
+      b:each(n, { unit and x or { x, step = step }, y }, function(mask)
+        b:store(y, unit and b:load(x, 0, mask) or b:loads(x, step, 0, mask), 0, mask)
+      end)
+    end)
+  end
+end
+
+-- Elements 0, 2, 4.. of x go to `even` and 1, 3, 5.. to `odd`; words: columns of x, elements for even, for odd, where even
+-- and odd start in the row of the copy (bytes), then the walk. `odd` is left out when nobody reads it.
+local function pair_block(keep)
+  return function(b)
+    local left, even, odd = b:arg(0), b:arg(1), b:arg(2)
+    local times = b:g_shrk(b:g_addk(left, 2 * b.lanes - 1), math.log(2 * b.lanes, 2))
+    rows_of(b, 5, function(from, to)
+      local x = b:copy(from)
+      local e, o = b:g_add(to, b:arg(3)), b:g_add(to, b:arg(4))
+      local nx, ne, no = b:copy(left), b:copy(even), b:copy(odd)
+      b:loop(times, function()
+        local low = b:load(x, 0, b:m_tail(nx))
+        b:g_set(nx, b:g_addk(nx, -b.lanes))
+        local evens, odds = b:unzip(low, b:load(x, b.lanes * b.bytes, b:m_tail(nx)))
+        b:g_set(nx, b:g_addk(nx, -b.lanes))
+        if keep.even then b:store(e, evens, 0, b:m_tail(ne)) end
+        if keep.odd then b:store(o, odds, 0, b:m_tail(no)) end
+        b:g_set(ne, b:g_addk(ne, -b.lanes))
+        b:g_set(no, b:g_addk(no, -b.lanes))
+        b:g_set(x, b:g_addk(x, 2 * b.lanes * b.bytes))
+        b:g_set(e, b:g_addk(e, b.lanes * b.bytes))
+        b:g_set(o, b:g_addk(o, b.lanes * b.bytes))
+      end)
+    end)
+  end
+end
+
+-- C: low and high = the range of i with 0 <= i * stride + shift < size, cut to `count`.
+local function valid(k, stride, shift, size, count)
+  local low, high = k:name("low"), k:name("high")
+  k:line("long %s = %s < 0 ? (%dL - %s) / %dL : 0, %s = %s - 1 - %s;", low, shift, stride - 1, shift, stride, high, size, shift)
+  k:line("%s = %s < 0 ? 0 : %s / %dL + 1;", high, high, high, stride)
+  k:line("if (%s > %s) %s = %s;", high, count, high, count)
+  return low, high
+end
+
+-- The words of the walk: rows low .. high - 1 of the copy; their row is i * step + shift of x.
+local function walk_words(k, c, l, w)
+  local bytes = k:bytes(c.dtype)
+  local row, pitch = k:dim(c.xs[3]), k:dim(l.row)
+  return {
+    "channels", ("%s - %s"):format(w.high, w.low),
+    ("x + ((%s * %dL + %s) * %s + %s * %s) * %dL"):format(w.low, w.step, w.shift, row, w.column, k:dim(c.xs[4]), bytes),
+    ("%dL * %s"):format(w.step * bytes, row),
+    ("(%s - (%s - %s) * %dL * %s) * %dL"):format(k:dim(c.xs[2]), w.high, w.low, w.step, row, bytes),
+    ("to + (%s + %s * %s) * %dL"):format(w.to, w.low, pitch, bytes),
+    ("%s * %dL"):format(pitch, bytes),
+    ("(%s - (%s - %s) * %s) * %dL"):format(k:dim(l.channel), w.high, w.low, pitch, bytes),
+  }
+end
+
+local function append(list, more)
+  for _, word in ipairs(more) do list[#list + 1] = word end
+  return list
+end
+
+local function column_step(k, c, stride) return ("%s * %dL"):format(k:dim(c.xs[4]), stride * k:bytes(c.dtype)) end
+
+-- All rows of x, once.
+local function lay_rows(k, c, l, block)
+  local words = walk_words(k, c, l, { low = "0L", high = k:dim(c.size[1]), step = 1, shift = "0L", column = "0L",
+    to = ("%dL * %s + %dL"):format(c.pad[1], k:dim(l.row), c.pad[2]) })
+  k:call(block, append({ k:dim(c.size[2]), column_step(k, c, 1) }, words))
+end
+
+-- One plane per tap column, gathered: element j of a row is column j * stride + shift.
+local function lay_columns(k, c, l, block, w)
+  k:open("for (long kw = 0; kw < %dL; kw++)", l.planes)
+  k:line("long column = kw * %dL - %dL;", c.dilation[2], c.pad[2])
+  local low, high = valid(k, c.stride[2], "column", k:dim(c.size[2]), k:dim(l.pitch))
+  w.column = ("(column + %s * %dL)"):format(low, c.stride[2])
+  w.to = ("%s + kw * %s + %s"):format(w.to, k:dim(l.plane), low)
+  k:open("if (%s > %s)", high, low)
+  k:call(block, append({ ("%s - %s"):format(high, low), column_step(k, c, c.stride[2]) }, walk_words(k, c, l, w)))
+  k:close()
+  k:close()
+end
+
+-- Even and odd columns of x: column 2i + parity is padded column 2i + parity + pad, of phase (parity + pad) % 2.
+local function lay_pairs(k, c, l, block, w)
+  local function place(parity)
+    local at = parity + c.pad[2]
+    local offset = math.floor(at / 2)
+    local start = ("(%d * %s + %d) * %dL"):format(at % 2, k:dim(l.plane), offset, k:bytes(c.dtype))
+    local n = k:name("kept")
+    k:line("long %s = (%s + %dL) / 2;", n, k:dim(c.size[2]), 1 - parity)
+    k:line("if (%s > %s - %dL) %s = %s - %dL;", n, k:dim(l.pitch), offset, n, k:dim(l.pitch), offset)
+    return n, start
+  end
+  local even, even_at = place(0)
+  local odd, odd_at = place(1)
+  w.column = "0L"
+  k:call(block, append({ k:dim(c.size[2]), even, odd, even_at, odd_at }, walk_words(k, c, l, w)))
+end
+
+local function lay_planes(k, c, l, block)
+  local lay = l.way == "pairs" and lay_pairs or lay_columns
+  k:open("for (long kh = 0; kh < %dL; kh++)", l.split and c.tap[1] or 1)
+  k:line("long shift = kh * %dL - %dL;", c.dilation[1], c.pad[1])
+  local step = l.split and c.stride[1] or 1
+  local rows = l.split and k:dim(c.out[1]) or k:dim(k.dims:add(c.size[1], k.dims:const(2 * c.pad[1])))
+  local low, high = valid(k, step, "shift", k:dim(c.size[1]), rows)
+  k:open("if (%s > %s)", high, low)
+  lay(k, c, l, block, { low = low, high = high, step = step, shift = "shift",
+    to = ("kh * %d * %s"):format(l.planes, k:dim(l.plane)) })
+  k:close()
+  k:close()
+end
+
+local function block_of(k, c, l)
+  local unit = k.dims:value(c.xs[4]) == 1
+  if not l.plane then return k:block(row_block(unit), c.dtype) end
+  if not (l.paired and unit) then return k:block(row_block(false), c.dtype) end
+  l.way = "pairs"
+  local both, odd = l.planes == 2, c.pad[2] % 2 == 1
+  return k:block(pair_block { even = both or not odd, odd = both or odd }, c.dtype)
+end
+
+--- Writes the step; nothing when x is read in place.
+function M.step(k, c, l)
+  if not l.temp then return end
+  local D = k.dims
+  local clear, lay = k:block(clear_block, c.dtype), block_of(k, c, l)
+  local parts = math.ceil(l.channels / CHANNELS)
+  k:step { tiles = D:mul(c.samples, D:const(parts)), label = "padded copy" }
+  k:tiles(function(t)
+    k:line("long sample = %s / %dL, first = %s %% %dL * %dL;", t, parts, t, parts, CHANNELS)
+    k:line("long channels = %dL - first < %dL ? %dL - first : %dL;", l.channels, CHANNELS, l.channels, CHANNELS)
+    k:line("char *x = %s, *to = %s;", k:at(c.x, { "sample", "first" }), l.address("sample", "first"))
+    k:call(clear, { ("channels * %s"):format(k:dim(l.channel)), "to" })
+    if l.plane then lay_planes(k, c, l, lay) else lay_rows(k, c, l, lay) end
+  end)
+end
+
+return M

@@ -1,0 +1,269 @@
+--- Convolution as outer products: a tile of `rows` output channels times `wide` vectors of neighbouring pixels in
+-- registers, one broadcast weight and one vector of pixels per multiply-add; no matrix of patches is written.
+--
+-- A tile of the step is one block of output channels over up to LINES output rows and a stretch of columns. Its pixels are
+-- walked row by row, or, where that wastes fewer lanes, as one flat run over the layout's pitch: the columns between rows
+-- are then computed too, and left behind when the rows are brought together.
+
+local weights = require "kernels.conv_weights"
+
+local M = {}
+
+local RAW_BYTES = 36 * 1024 -- stack buffer of raw sums
+local PIXELS, LINES = 1024, 16
+
+-- Vector registers for sums, pixels and a broadcast weight (which needs none on AVX-512).
+local ROOM = { avx512 = 30, avx2 = 14, scalar = 12 }
+local ROWS = { avx512 = 14, avx2 = 6, scalar = 4 }
+
+-- Output channels and pixel vectors of a register tile: channels divided evenly, then as many vectors as fit.
+local function register_tile(k, c)
+  local room, most = ROOM[k.isa], ROWS[k.isa]
+  local blocks = math.ceil(c.each / most)
+  local rows = math.ceil(c.each / blocks)
+  local wide = math.max(1, math.floor((room - 1) / (rows + 1)))
+  while wide > 2 and rows * (wide - 1) >= 12 do wide = wide - 1 end -- 12 independent sums hide the latency
+  return { rows = rows, blocks = math.ceil(c.each / rows), wide = k:choice("conv_wide", { math.min(wide, 8) }) }
+end
+
+-- ---- the block ----
+
+-- Words of the block, and those of the loops' steps from word STEPS on.
+local WORDS = { "lines", "strips", "rest", "x", "line_step", "out", "out_line", "row_step", "last_step", "panel" }
+local STEPS = #WORDS
+
+-- One tap: the pixels at x, `wide` vectors, times the weights at w.
+local function tap(b, p, acc, x, w, wide, mask)
+  local lanes, pixels = b.lanes * b.bytes, {}
+  local shared = b.isa ~= "avx512" or p.rows == 1
+  for v = 1, wide do pixels[v] = b:load(x, (v - 1) * lanes, mask) end
+  for j = 1, p.rows do
+    local weight = shared and b:bcast(w, (j - 1) * b.bytes)
+    for v = 1, wide do
+      b:set(acc[j][v], b:fma(weight or b:bcast(w, (j - 1) * b.bytes), pixels[v], acc[j][v]))
+    end
+  end
+end
+
+-- The loops over taps, outermost first; `level` counts down to the body. x moves by the step of the loop, whose word
+-- already takes off what the loops inside have moved.
+local function taps(b, loops, level, x, body)
+  local loop = loops[level]
+  if not loop then return body() end
+  local step = b:arg(STEPS + level - 1)
+  if not loop.phases then
+    return b:loop(b:const(loop.n), function()
+      taps(b, loops, level - 1, x, body)
+      b:g_set(x, b:g_add(x, step))
+    end)
+  end
+  local count = b:g_addk(b:const(math.ceil(loop.phases / 2)), 0)
+  b:loop(b:const(2), function()
+    b:loop(count, function()
+      body()
+      b:g_set(x, b:g_addk(x, b.bytes))
+    end)
+    b:g_set(x, b:g_sub(b:g_add(x, step), b:g_mulk(count, b.bytes)))
+    b:g_set(count, b:g_sub(b:const(loop.phases), count))
+  end)
+end
+
+-- All taps of `wide` vectors of pixels at `at`, and their store. Channels are stored last to first: those that the last
+-- block lacks go where its last one follows.
+local function register_sums(b, c, p, loops, w, at, out, wide, mask)
+  local acc, x, weight = {}, b:copy(at), b:copy(w.panel)
+  for j = 1, p.rows do
+    acc[j] = {}
+    for v = 1, wide do acc[j][v] = c.bias and b:bcast(w.panel, (j - 1) * b.bytes) or b:splat(0) end
+  end
+  local row = p.rows * b.bytes
+  if c.bias then b:g_set(weight, b:g_addk(weight, row)) end
+  taps(b, loops, #loops, x, function()
+    tap(b, p, acc, x, weight, wide, mask)
+    b:g_set(weight, b:g_addk(weight, row))
+  end)
+  local to = b:copy(out)
+  for j = p.rows, 1, -1 do
+    for v = 1, wide do b:store(to, acc[j][v], (v - 1) * b.lanes * b.bytes, mask) end
+    if j > 1 then b:g_set(to, b:g_sub(to, j <= p.whole and w.row_step or w.last_step)) end
+  end
+end
+
+local function sums_block(k, c, p, loops)
+  return function(b)
+    local w, vector = {}, b.lanes * b.bytes
+    for i, name in ipairs(WORDS) do w[name] = b:arg(i - 1) end
+    k:note(b, k.group.anchor)
+    local line, out_line = b:copy(w.x), b:copy(w.out)
+    b:loop(w.lines, function()
+      local at, out = b:copy(line), b:copy(out_line)
+      local function onwards(count)
+        b:g_set(at, b:g_addk(at, count * vector))
+        b:g_set(out, b:g_addk(out, count * vector))
+      end
+      b:loop(w.strips, function()
+        register_sums(b, c, p, loops, w, at, out, p.wide)
+        onwards(p.wide)
+      end)
+      local left = b:copy(w.rest)
+      b:loop(b:g_shrk(b:g_addk(left, b.lanes - 1), math.log(b.lanes, 2)), function()
+        register_sums(b, c, p, loops, w, at, out, 1, b.lanes > 1 and b:m_tail(left) or nil)
+        b:g_set(left, b:g_addk(left, -b.lanes))
+        onwards(1)
+      end)
+      b:g_set(line, b:g_add(line, w.line_step))
+      b:g_set(out_line, b:g_add(out_line, w.out_line))
+    end)
+  end
+end
+
+-- Rows of a flat run brought together; words: channels, lines, columns, from, its line step, its channel step less all
+-- lines' steps, and the same three of the target.
+local function gather_block(b)
+  local lines, n, from, to = b:arg(1), b:arg(2), b:copy(b:arg(3)), b:copy(b:arg(6))
+  b:loop(b:arg(0), function()
+    b:loop(lines, function()
+      local x, y = b:copy(from), b:copy(to)
+      b:each(n, { x, y }, function(mask) b:store(y, b:load(x, 0, mask), 0, mask) end)
+      b:g_set(from, b:g_add(from, b:arg(4)))
+      b:g_set(to, b:g_add(to, b:arg(7)))
+    end)
+    b:g_set(from, b:g_add(from, b:arg(5)))
+    b:g_set(to, b:g_add(to, b:arg(8)))
+  end)
+end
+
+-- ---- the step ----
+
+-- What the raw sums are written to: an output that can hold them until the epilogue has passed, or nil.
+local function output_for_sums(k, c)
+  if k.stored then return k.group.anchor end
+  for _, id in ipairs(k.group.outputs) do
+    if k.graph:dtype(id) == c.dtype then return id end
+  end
+end
+
+-- Lines and columns of a tile, capacity of the raw buffer per channel (elements).
+local function cut(k, c, p)
+  local D, strip = k.dims, p.wide * k:lanes(c.dtype)
+  local capacity = math.min(2 * PIXELS, math.floor(RAW_BYTES / k:bytes(c.dtype) / p.rows))
+  local columns = math.max(strip, math.floor(math.min(PIXELS, capacity) / strip) * strip)
+  local height, width = D:value(c.out[1]), D:value(c.out[2])
+  local lines = width and width > 0 and math.max(1, math.ceil(PIXELS / 2 / width)) or LINES
+  if height and height > 0 then lines = math.ceil(height / math.ceil(height / lines)) end
+  return lines, columns, math.max(capacity, strip)
+end
+
+-- Steps of the loops as words: what is left of the loop's step after the loops inside have moved x.
+local function step_words(k, c, loops)
+  local D, words, moved = k.dims, {}, k.dims:const(0)
+  for i, loop in ipairs(loops) do
+    local step = loop.phases and loop.step or D:sub(loop.step, moved)
+    words[i] = ("%s * %dL"):format(k:dim(step), k:bytes(c.dtype))
+    moved = D:mul(loop.step, D:const(loop.n))
+  end
+  return words
+end
+
+-- C locals of tile t: block, group, sample; first line and column (r0, c0), how many (lines, columns), valid channels.
+local function decode(k, c, p, s)
+  k:line("long block = t %% %dL, rest = t / %dL;", p.blocks, p.blocks)
+  k:line("long c0 = rest %% %s * %dL; rest /= %s;", k:dim(s.column_parts), s.columns, k:dim(s.column_parts))
+  k:line("long r0 = rest %% %s * %dL; rest /= %s;", k:dim(s.line_parts), s.lines, k:dim(s.line_parts))
+  k:line("long group = rest %% %dL, sample = rest / %dL;", c.groups, c.groups)
+  k:line("long lines = %s - r0 < %dL ? %s - r0 : %dL;", k:dim(c.out[1]), s.lines, k:dim(c.out[1]), s.lines)
+  k:line("long columns = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(c.out[2]), s.columns, k:dim(c.out[2]), s.columns)
+  k:line("long valid = block == %dL ? %dL : %dL;", p.blocks - 1, p.whole, p.rows)
+  k:line("long o = (sample * %dL + group) * %dL + block * %dL;", c.groups, c.each, p.rows)
+  k:line("long start = (o * %s + r0) * %s + c0;", k:dim(c.out[1]), k:dim(c.out[2]))
+end
+
+-- C: the number of tile-vectors that `n` neighbouring pixels take; a single vector costs a little more than its share.
+local function effort(n, strip, wide, lanes)
+  return ("(%s / %dL * %dL + (%s %% %dL + %dL) / %dL * 9L)"):format(n, strip, 8 * wide, n, strip, lanes - 1, lanes)
+end
+
+-- C: flat = 1 when one run over the pitch beats row by row; `some` = lines of one pass.
+local function choose_walk(k, l, s, direct)
+  local pitch = k:dim(l.pitch)
+  k:line("long flat = 0, some = %s;", direct and "lines" or ("%dL / columns"):format(s.capacity))
+  if l.flat then
+    local run = ("((lines - 1) * %s + columns)"):format(pitch)
+    k:open("if (columns == %s && %s <= %dL)", k:dim(s.width), pitch, s.capacity)
+    k:line("flat = %s < lines * %s;", effort(run, s.strip, s.wide, s.lanes), effort("columns", s.strip, s.wide, s.lanes))
+    k:line("if (flat) some = %dL / %s;", s.capacity, pitch)
+    k:close()
+  end
+  k:line("if (some > lines) some = lines;")
+end
+
+-- C: the epilogue over what the pass has written: whole planes, or rows.
+local function finish(k, c, s, target, raw)
+  if #k.group.epilogue == 0 and k.stored and target == k.group.anchor then return end
+  local bytes, plane = k:bytes(c.dtype), k:dim(s.plane)
+  k:line("long runs = columns == %s ? 1 : m, length = runs == 1 ? m * columns : columns, channels = valid;", k:dim(s.width))
+  if target then k:line("if (length == %s) { length *= channels; channels = 1; }", plane) end
+  k:open("for (long j = 0; j < channels; j++)")
+  k:open("for (long i = 0; i < runs; i++)")
+  k:line("long first = start + j * %s + (pass + i) * %s;", plane, k:dim(s.width))
+  local from
+  if not target then
+    from = ("(char *)%s + (j * %dL + i * columns) * %dL"):format(raw, s.capacity, bytes)
+  elseif target ~= k.group.anchor or not k.stored then
+    from = ("%s + first * %dL"):format(k:write(target), bytes)
+  end
+  k:epilogue { start = "first", n = "length", from = from }
+  k:close()
+  k:close()
+end
+
+-- C: sums of `m` lines from line `pass` of the tile on, to the raw buffer or straight to the target.
+local function compute(k, c, l, p, s, target, raw)
+  local bytes, rows = k:bytes(c.dtype), s.capacity * k:bytes(c.dtype)
+  local place = target and ("%s + (start + pass * %s) * %dL"):format(k:write(target), k:dim(s.width), bytes)
+    or ("(char *)%s"):format(raw)
+  local plane = target and ("%s * %dL"):format(k:dim(s.plane), bytes) or ("%dL"):format(rows)
+  local line = target and ("%s * %dL"):format(k:dim(s.width), bytes) or ("columns * %dL"):format(bytes)
+  k:line("char *to = %s;", place)
+  k:line("long run = flat ? (m - 1) * %s + columns : columns, channel = flat ? %dL : %s;", k:dim(l.pitch), rows, plane)
+  k:line("char *sums = flat ? (char *)%s : to;", raw or "0")
+  local words = { "flat ? 1 : m", ("run / %dL"):format(s.strip), ("run %% %dL"):format(s.strip),
+    ("x + pass * %s * %dL"):format(k:dim(l.pitch), bytes), ("%s * %dL"):format(k:dim(l.pitch), bytes),
+    "sums + (valid - 1) * channel", line, "channel", ("block == %dL ? 0 : channel"):format(p.blocks - 1),
+    p.address("group", "block") }
+  for _, word in ipairs(step_words(k, c, l.loops)) do words[#words + 1] = word end
+  k:call(s.sums, words)
+  if not l.flat then return end
+  k:open("if (flat)")
+  k:call(s.gather, { "valid", "m", "columns", "sums", ("%s * %dL"):format(k:dim(l.pitch), bytes),
+    ("channel - m * %s * %dL"):format(k:dim(l.pitch), bytes), "to", ("columns * %dL"):format(bytes),
+    ("%s - m * columns * %dL"):format(plane, bytes) })
+  k:close()
+end
+
+function M.emit(k, c, l)
+  local D, p = k.dims, register_tile(k, c)
+  p.phases = l.loops[1] and l.loops[1].phases
+  weights.step(k, c, p)
+  local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
+  s.strip = s.wide * s.lanes
+  s.lines, s.columns, s.capacity = cut(k, c, p)
+  s.line_parts, s.column_parts = k:ceildiv(c.out[1], s.lines), k:ceildiv(c.out[2], s.columns)
+  s.sums, s.gather = k:block(sums_block(k, c, p, l.loops), c.dtype), l.flat and k:block(gather_block, c.dtype)
+  local target = output_for_sums(k, c)
+  k:step { tiles = k:product { c.samples, D:const(c.groups * p.blocks), s.line_parts, s.column_parts } }
+  local raw = (l.flat or not target) and k:buffer(c.dtype, s.capacity * p.rows)
+  k:tiles(function()
+    decode(k, c, p, s)
+    k:line("char *x = %s + (r0 * %s + c0) * %dL;", l.address("sample", ("group * %dL"):format(c.depth)), k:dim(l.pitch),
+      k:bytes(c.dtype))
+    choose_walk(k, l, s, target)
+    k:open("for (long pass = 0; pass < lines; pass += some)")
+    k:line("long m = lines - pass < some ? lines - pass : some;")
+    compute(k, c, l, p, s, target, raw)
+    finish(k, c, s, target, raw)
+    k:close()
+  end)
+end
+
+return M

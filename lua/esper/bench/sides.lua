@@ -1,0 +1,148 @@
+--- One case on both sides of a comparison: Esper's kernel and the same graph as libtorch calls, over the same data.
+-- Between the suite and the duel (duel.lua). Everything but the work itself is prepared here, outside the timing.
+--
+--   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa = }
+--   sides.torch(side of esper, threads) -> side | nil, message, status
+--   side = { name =, case =, run = function(reps, ns) (nanoseconds of each into a C array of doubles),
+--            results = function() -> { [root] = tensor } }      of the last run
+--   The Esper side also has compiled, graph, data, values (symbols by name), work (for peak.bound), naive, workspace
+--   (bytes), compile_ms, group_work = array of work, one per group.
+
+local compile = require "esper.compile"
+local cost = require "esper.cost"
+local draw = require "esper.draw"
+local kernel = require "esper.kernel"
+local native = require "esper.native"
+local suite = require "esper.bench.suite"
+local tensor = require "esper.tensor"
+local validate = require "esper.validate"
+local C, fresh, failure = native.C, native.fresh, native.failure
+
+local M = {}
+
+local SEED = 1
+local COMPILES = 3 -- the median is reported
+
+local function text_of(problem) return type(problem) == "table" and table.concat(problem, "\n") or tostring(problem) end
+
+-- Fresh compiles, nothing from the store: the last one and the median time.
+local function compiled(case, options)
+  local build = type(case.source) == "string" and require("esper.sandbox").build or nil
+  local times, made, problem, status = {}, nil, nil, nil
+  for i = 1, options.compiles or COMPILES do
+    made, problem, status = compile.compile(case.source,
+      { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa, tuning = options.tuning })
+    if not made then return nil, text_of(problem), status end
+    times[i] = made.ms.total
+  end
+  table.sort(times)
+  return kernel.wrap(made), times[math.ceil(#times / 2)]
+end
+
+-- Operations and traffic of every group at these sizes, and their sum. set: bytes the case touches.
+local function works(made, all, dtype)
+  local out, total = {}, { flops = 0, read = 0, write = 0, dtype = dtype }
+  for n, group in ipairs(made.groups.groups) do
+    local flops, read, written = cost.group(made.groups.facts, group)
+    out[n] = { flops = all(flops), read = all(read), write = all(written), dtype = dtype }
+    out[n].set = out[n].read + out[n].write
+    for _, key in ipairs { "flops", "read", "write" } do total[key] = total[key] + out[n][key] end
+  end
+  return out, total
+end
+
+-- Bytes of everything a run touches: leaves, outputs, workspace.
+local function touched(data, results, workspace)
+  local bytes = workspace
+  for _, l in pairs(data) do bytes = bytes + l.tensor.bytes end
+  for _, t in pairs(results) do bytes = bytes + t.bytes end
+  return bytes
+end
+
+local function dim_at(D, values, text)
+  local d = text and D:parse(text)
+  local all = d and D:eval(values)
+  return all and all[d] or 0
+end
+
+--- `given`: tensors by input name, instead of drawn ones; their extents give the sizes then.
+function M.esper(case, options)
+  local made, ms, status = compiled(case, options)
+  if not made then return nil, ms, status end
+  local graph = made.graph
+  local values, why = suite.sizes(graph, case)
+  if not values then return nil, why, "EARG" end
+  local value = draw.evaluate(graph, values)
+  local fits = value and true
+  for id = 0, fits and graph:count() - 1 or -1 do
+    for _, d in ipairs(graph:shape(id)) do fits = fits and value(d) > 0 end
+  end
+  if not fits then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
+  local data = validate.leaves(graph, value, 1, SEED)
+  for name, t in pairs(options.given or {}) do data[name].tensor = t end
+  local run, results, keep = validate.execution(made, values, data, SEED, 0)
+  run.pool = options.pool
+  local need = native.new "int64_t[1]"
+  if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
+  local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms, keep = keep,
+    es_run = run, workspace = tonumber(need[0]), naive = dim_at(made.plan_dims, values, made.naive) }
+  local at = assert(made.groups.facts.D:eval(values))
+  side.group_work, side.work = works(made, function(d) return at[d] end, made.dtype)
+  side.work.set = touched(data, results, side.workspace)
+  function side.run(reps, ns)
+    if C.es_measure_kernel(made.kernel, run, reps, ns, fresh()) ~= 0 then return failure() end
+    return true
+  end
+  function side.results() return results end
+  return side
+end
+
+function M.torch(esper, threads)
+  local graph = esper.graph
+  local given, symbols = native.new("void *[?]", graph:count() + 1), validate.symbol_array(graph:dims(), esper.values)
+  for _, l in pairs(esper.data) do given[l.id] = l.tensor.data end
+  local out = native.new "es_torch_program *[1]"
+  if C.es_torch_prepare(graph.ptr, symbols, given, out, fresh()) ~= 0 then return failure() end
+  local program = native.gc(out[0], C.es_torch_release)
+  local side = { name = "torch", case = esper.case, keep = { given, symbols, graph, esper.data } }
+  function side.run(reps, ns)
+    if C.es_torch_replay(program, reps, threads, ns, nil, fresh()) ~= 0 then return failure() end
+    return true
+  end
+  function side.results()
+    local pointers, results = native.new("void *[?]", #graph:roots() + 1), {}
+    local all = draw.evaluate(graph, esper.values)
+    for i, root in ipairs(graph:roots()) do
+      local shape = {}
+      for a, d in ipairs(graph:shape(root.node)) do shape[a] = all(d) end
+      local t = tensor.new(graph:dtype(root.node), shape)
+      results[root.kind .. " " .. root.name], pointers[i - 1] = t, t.data
+    end
+    local ns = native.new "double[1]"
+    if C.es_torch_replay(program, 1, threads, ns, pointers, fresh()) ~= 0 then return failure() end
+    return results
+  end
+  return side
+end
+
+--- Largest difference between two sides' float outputs, as a share of the largest value: both must compute the same.
+function M.difference(a, b)
+  local mine, theirs = a.results(), b.results()
+  local worst = 0
+  for name, t in pairs(mine) do
+    local u = theirs and theirs[name]
+    if u and t.dtype == u.dtype and (t.dtype == "f32" or t.dtype == "f64") and name:find "^output" then
+      local top, apart = 0, 0
+      local step = math.max(1, math.floor(t.count / 20000)) -- a sample is enough to see two different computations
+      for i = 0, t.count - 1, step do
+        local x, y = tonumber(t.data[i]), tonumber(u.data[i])
+        top, apart = math.max(top, math.abs(y)), math.max(apart, math.abs(x - y))
+        if x ~= x or y ~= y then apart = math.huge end
+      end
+      worst = math.max(worst, top > 0 and apart / top or apart)
+    end
+  end
+  return worst
+end
+
+return M

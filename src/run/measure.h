@@ -1,0 +1,22 @@
+/* Clocked repetitions, for benchmarks and profiles: the loop is in C, so that a call of 100 ns is not drowned in the
+ * caller's own language. */
+#ifndef ES_MEASURE_H
+#define ES_MEASURE_H
+#include "run/counters.h"
+#include "run/plan.h"
+
+/* What a run notes about its steps when es_run.profile is set; the arrays belong to the caller. */
+typedef struct es_profile {
+  double *ns;              /* per step: nanoseconds of the run */
+  const es_counters *counters; /* NULL = none */
+  int64_t *counts;         /* per step ES_COUNTS counts of the run; used with counters only */
+} es_profile;
+
+double es_measure_ns(void); /* monotonic */
+/* Runs `reps` times and writes the nanoseconds of each run to ns. Errors: those of es_kernel_run, at the first failure. */
+esper_status es_measure_kernel(es_kernel *kernel, const es_run *run, int32_t reps, double *ns, es_error *err);
+/* The same for a function over tiles that needs no kernel: the micro-benchmarks of the machine's own peaks. */
+void es_measure_tiles(es_pool *pool, int64_t tiles, es_kernel_fn fn, const es_args *args, int32_t reps, double *ns);
+/* Sleeps: lets the threads of another library, which spin for a while after their last job, go to sleep. */
+void es_measure_rest(double ms);
+#endif
