@@ -121,10 +121,10 @@ local function settle(r, opts)
   r.mode, r.dtype = opts.mode or "eval", opts.dtype or "f32"
   r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
   r.passes = passes.signature(r.list)
-  if not opts.read then return end
+  if not opts.read then return end -- what follows is for a store
   r.source = need(opts.read(r.source))
   local identity = opts.identity(r.source, opts)
-  if identity then r.c_source = artifact.source(r, identity) end
+  if identity and not opts.tuning then r.c_source = artifact.source(r, identity) end
 end
 
 local function build_graph(r, opts)
