@@ -1,8 +1,8 @@
 -- Who is fastest? Esper against PyTorch eager, torch.compile and ONNX Runtime from a virtual environment (and libtorch through
 -- the shim), in one run: every peer is a process kept alive, and all take turns case by case, round by round.
 --
---   luajit bench/compare.lua --venv DIR [--threads 1,2] [--group suite|kernels|catalogue] [--case TEXT] [--peers eager,compile,onnx,libtorch]
---                            [--rounds N] [--quick] [--json FILE] [--svg FILE]
+--   luajit bench/compare.lua --venv DIR [--threads 1,2] [--group suite|kernels|catalogue] [--case TEXT]
+--                            [--peers eager,compile,frozen,onnx,libtorch] [--rounds N] [--quick] [--json FILE] [--svg FILE]
 -- docs/performance.md tells how to make DIR. With one thread everything is pinned to one core. A case's line names the best
 -- peer; the losing cases stand on top. `make bench PEERS=DIR` runs this.
 package.path = "lua/?.lua;lua/?/init.lua;?.lua;" .. package.path
@@ -13,6 +13,7 @@ local chart = require "esper.bench.chart"
 local duel = require "esper.bench.duel"
 local export = require "bench.export"
 local json = require "esper.json"
+local native = require "esper.native"
 local peak = require "esper.bench.peak"
 local report_text = require "esper.bench.report"
 local sides = require "esper.bench.sides"
@@ -26,17 +27,17 @@ end
 
 -- ---- arguments ----
 
-local VALUE = { ["--venv"] = true, ["--threads"] = true, ["--group"] = true, ["--case"] = true, ["--peers"] = true, ["--rounds"] = true,
-  ["--json"] = true, ["--svg"] = true, ["--inner"] = true }
+local VALUE = { venv = true, threads = true, group = true, case = true, peers = true, rounds = true, json = true, svg = true,
+  inner = true }
 
 local function arguments(list)
   local out, i = {}, 1
   while i <= #list do
-    local name = list[i]
-    if name == "--quick" then out.quick = true
+    local name = list[i]:match "^%-%-(%l+)$" or list[i]
+    if name == "quick" then out.quick = true
     elseif VALUE[name] and list[i + 1] then
-      out[name:sub(3)], i = list[i + 1], i + 1
-    else die("unknown option or missing value: " .. name .. "; the top of bench/compare.lua lists them") end
+      out[name], i = list[i + 1], i + 1
+    else die("unknown option or missing value: " .. list[i] .. "; the top of bench/compare.lua lists them") end
     i = i + 1
   end
   return out
@@ -58,8 +59,8 @@ Peer.__index = Peer
 local function start(kind, options, directory)
   local replies = ("%s/%s.replies"):format(directory, kind)
   if os.execute("mkfifo " .. quote(replies)) ~= 0 then die("cannot make " .. replies) end
-  local to = io.popen(("exec %s bench/peers/peer.py %s %d > %s 2> %s"):format(quote(options.venv .. "/bin/python"), kind, options.inner,
-    quote(replies), quote(directory .. "/" .. kind .. ".log")), "w")
+  local to = io.popen(("exec %s bench/peers/peer.py %s %d > %s 2> %s"):format(quote(options.venv .. "/bin/python"), kind,
+    options.inner, quote(replies), quote(directory .. "/" .. kind .. ".log")), "w")
   return setmetatable({ name = kind, to = to, from = io.open(replies, "r") }, Peer)
 end
 
@@ -158,20 +159,21 @@ end
 local function inner(options)
   options.inner = tonumber(options.inner)
   local pipe = io.popen "mktemp -d"
-  local context = { directory = pipe:read "*l", pool = bench.pool(options.inner), one = require("esper.native").new "double[1]" }
+  local context = { directory = pipe:read "*l", pool = bench.pool(options.inner), one = native.new "double[1]" }
   pipe:close()
   local peers = {}
   for _, kind in ipairs(words(options.peers)) do
     if kind == "libtorch" then context.libtorch = true else peers[#peers + 1] = start(kind, options, context.directory) end
   end
   context.peaks = peak.measure { threads = options.inner, pool = context.pool }
+  local shown = native.C.es_terminal(2)
   local report, list = { threads = options.inner, peaks = context.peaks, cases = {} }, cases_of(options)
   for i, case in ipairs(list) do
-    io.stderr:write(("\r\27[K%d thread%s %d/%d %s"):format(options.inner, options.inner == 1 and "" or "s", i, #list, case.name))
+    if shown then io.stderr:write(("\r\27[K%d threads, %d/%d %s"):format(options.inner, i, #list, case.name)) end
     report.cases[i] = measure(case, peers, options, context)
     collectgarbage()
   end
-  io.stderr:write "\r\27[K"
+  if shown then io.stderr:write "\r\27[K" end
   report.machine, report.versions = bench.machine(context.libtorch), {}
   for _, peer in ipairs(peers) do
     peer:ask "quit"
@@ -185,6 +187,12 @@ end
 
 -- ---- the whole: one pinned process per thread count, then one table ----
 
+local function verdict(r)
+  return { r.best or "", r.ratio and ("%.2f"):format(r.ratio) or "",
+    r.ratio and ("%.2f-%.2f"):format(r.ratio_low, r.ratio_high) or "", r.share and ("%.0f%%"):format(100 * r.share) or "",
+    r.bound or "" }
+end
+
 local function table_of(rows, kinds)
   local head = { "case", "thr", "esper" }
   for _, kind in ipairs(kinds) do head[#head + 1] = kind end
@@ -193,8 +201,7 @@ local function table_of(rows, kinds)
   for _, r in ipairs(report_text.slowest_first(rows)) do
     local row = { r.name, r.threads, report_text.time(r.esper and r.esper.median) }
     for _, kind in ipairs(kinds) do row[#row + 1] = r.peers[kind] and report_text.time(r.peers[kind].median) or "failed" end
-    for _, cell in ipairs { r.best or "", r.ratio and ("%.2f"):format(r.ratio) or "", r.ratio and ("%.2f-%.2f"):format(r.ratio_low, r.ratio_high) or "",
-      r.share and ("%.0f%%"):format(100 * r.share) or "", r.bound or "" } do row[#row + 1] = cell end
+    for _, cell in ipairs(verdict(r)) do row[#row + 1] = cell end
     out[#out + 1] = row
   end
   return text.columns(out, "lrr" .. ("r"):rep(#kinds) .. "lrrrl")
@@ -215,8 +222,7 @@ local function show(all, kinds)
   for _, p in ipairs(all.peaks) do print(report_text.peaks(p)) end
   print(table_of(all.cases, kinds))
   for _, s in ipairs(all.summary) do
-    print(("%s, %d thread%s: geometric mean %.2f over %d cases against the best peer of each, worst %.2f, %d above 1"):format(s.group, s.threads,
-      s.threads == 1 and "" or "s", s.geomean, s.cases, s.worst, s.above))
+    print(report_text.summary(s) .. " (the best peer of each case)")
   end
   for _, line in ipairs(failures(all.cases)) do print(line) end
 end
@@ -229,10 +235,11 @@ local function bars(all)
       for name, t in pairs(r.peers) do
         if name ~= r.best then peers[name] = t.median / r.peers[r.best].median end
       end
-      rows[#rows + 1] = { name = ("%s, %d thr"):format(r.name, r.threads), ratio = r.ratio, peers = peers }
+      rows[#rows + 1] = { name = r.name .. ", " .. r.threads .. " thr", ratio = r.ratio, peers = peers }
     end
   end
-  return chart.bars { title = ("Esper %s against the best of its peers, %s"):format(all.machine.esper, all.machine.processor), rows = rows }
+  return chart.bars { rows = rows,
+    title = ("Esper %s against the best of its peers, %s"):format(all.machine.esper, all.machine.processor) }
 end
 
 local function write(path, body)
@@ -243,11 +250,11 @@ local function write(path, body)
 end
 
 local function command_of(options, threads, path)
-  local cores = {}
   local pipe = io.popen "nproc --all"
-  cores = tonumber(pipe:read "*l")
+  local cores = tonumber(pipe:read "*l")
   pipe:close()
-  local parts = { threads == 1 and ("taskset -c %d"):format(cores - 1) or "", "luajit bench/compare.lua --inner", threads, "--json", quote(path) }
+  local parts = { threads == 1 and ("taskset -c %d"):format(cores - 1) or "", "luajit bench/compare.lua --inner", threads,
+    "--json", quote(path) }
   for _, name in ipairs { "venv", "group", "case", "peers", "rounds" } do
     if options[name] then parts[#parts + 1] = ("--%s %s"):format(name, quote(tostring(options[name]))) end
   end

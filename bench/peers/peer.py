@@ -57,7 +57,8 @@ def onnx_runner(case, directory):
     import onnxruntime as ort
     path = os.path.join(directory, "model.onnx")
     with torch.no_grad():
-        torch.onnx.export(case.module, tuple(case.inputs.values()), path, input_names=list(case.inputs), dynamo=True, verbose=False)
+        torch.onnx.export(case.module, tuple(case.inputs.values()), path, input_names=list(case.inputs), dynamo=True,
+                          verbose=False)
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 3

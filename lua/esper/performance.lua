@@ -6,7 +6,7 @@
 --   evidence = { passed =, gate =, ratio =, ratio_low =, ratio_high = (p10, p90 of the rounds), uncertain = the gate lies
 --     within them, esper_us =, esper_low_us =, esper_high_us =, torch_us =, ..., torch = version, threads =, rounds =,
 --     share = of the measured best, bound = "fma" or a level of memory, gflops =, gbs =, peak_fma =, peak_memory =,
---     size = { [symbol] = value }, processor = }
+--     size = { [symbol] = value } }
 -- Noise speaks for the kernel: it fails when even the fastest tenth of its rounds is over the gate. Without libtorch the
 -- share alone is kept and nothing is judged.
 
@@ -52,8 +52,9 @@ function M.measure(kernel, options)
   if not stats then return nil, problem end
   local peaks, rate = peaks_of(threads, pool), {}
   bench.rate(rate, esper, peaks, stats.esper.median)
-  local e = { passed = true, gate = M.GATE, threads = threads, rounds = rounds, size = esper.values, share = rate.share, bound = rate.bound,
-    gflops = rate.gflops, gbs = rate.gbs, peak_fma = peaks.fma[kernel.dtype], peak_memory = peaks.levels[#peaks.levels].read }
+  local e = { passed = true, gate = M.GATE, threads = threads, rounds = rounds, size = esper.values, share = rate.share,
+    bound = rate.bound, gflops = rate.gflops, gbs = rate.gbs, peak_fma = peaks.fma[kernel.dtype],
+    peak_memory = peaks.levels[#peaks.levels].read }
   keep(e, "esper", stats.esper)
   if torch then
     keep(e, "torch", stats.torch)
@@ -72,8 +73,8 @@ function M.judge(kernel, certificate)
     certificate.passed, certificate.failure = false, "performance: " .. why
   elseif not e.passed then
     certificate.passed = false
-    certificate.failure = ("performance: %.2f times libtorch's time (%.2f in its best rounds), at most %.2f is allowed"):format(e.ratio,
-      e.ratio_low, M.GATE)
+    certificate.failure = ("performance: %.2f times libtorch's time (%.2f in its best rounds), at most %.2f is allowed")
+      :format(e.ratio, e.ratio_low, M.GATE)
   end
   return certificate
 end

@@ -2,7 +2,7 @@
 -- Over the benchmark's Esper side (bench/sides.lua) and peaks (bench/peak.lua); the run time notes the clock per step.
 --
 --   profile.run(case, { threads = n, given = fn(kernel) -> tensors or nil, runs = }) -> report | nil, message
---   profile.text(report) -> text      profile.points(report) -> for chart.roofline
+--   profile.text(report) -> text      profile.points(report) -> for roofline.lua
 --   report = { name =, mode =, dtype =, isa =, threads =, sizes = {}, peaks =, runs =, total_us =, compile_ms =,
 --     kernels = { { kind =, nodes = text, steps = { { label =, us =, tiles = }, ... }, us =, time_share =, flops =, read =,
 --                   written = (bytes), gflops =, gbs =, share =, bound =, cycles =, instructions =, cache_misses = }, ... },
@@ -36,7 +36,8 @@ end
 
 -- Per step the nanoseconds of every run, and sums of the counters; then whole runs without any notes.
 local function clock(side, steps, runs, counters)
-  local profile, ns, counts = native.new "es_profile", native.new("double[?]", steps + 1), native.new("int64_t[?]", 3 * steps + 3)
+  local profile = native.new "es_profile"
+  local ns, counts = native.new("double[?]", steps + 1), native.new("int64_t[?]", 3 * steps + 3)
   profile.ns, profile.counts, profile.counters = ns, counts, counters
   local times, sums, whole = {}, {}, {}
   for s = 1, steps do times[s], sums[s] = {}, { 0, 0, 0 } end
@@ -137,7 +138,8 @@ local function kernel_row(side, n, first, times, sums, total, peaks, available)
   local seconds = math.max(row.us, 1e-3) / 1e6
   local least, bound = peak.bound(peaks, work)
   row.flops, row.read, row.written, row.time_share = work.flops, work.read, work.write, row.us / total
-  row.gflops, row.gbs, row.share, row.bound = work.flops / seconds / 1e9, (work.read + work.write) / seconds / 1e9, least / seconds, bound
+  row.gflops, row.gbs = work.flops / seconds / 1e9, (work.read + work.write) / seconds / 1e9
+  row.share, row.bound = least / seconds, bound
   return row
 end
 
@@ -164,9 +166,10 @@ function M.run(case, options)
   local total = 0
   for s = 1, steps do total = total + times[s] / 1e3 end
   local peaks = peak.measure { threads = threads, pool = pool }
-  local report = { name = side.compiled.name, mode = side.compiled.mode, dtype = side.compiled.dtype, isa = side.compiled.isa,
-    threads = threads, sizes = side.values, peaks = peaks, runs = runs, total_us = whole / 1e3, compile_ms = side.compile_ms,
-    kernels = {}, memory = memory(side), counters = counters and "available" or "unavailable: the system offers none to this process" }
+  local made = side.compiled
+  local report = { name = made.name, mode = made.mode, dtype = made.dtype, isa = made.isa, threads = threads, sizes = side.values,
+    peaks = peaks, runs = runs, total_us = whole / 1e3, compile_ms = side.compile_ms, kernels = {}, memory = memory(side),
+    counters = counters and "available" or "unavailable: the system offers none to this process" }
   local first = 0
   for n in ipairs(side.group_work) do
     report.kernels[n] = kernel_row(side, n, first, times, sums, total, peaks, available)
@@ -199,8 +202,9 @@ local function rows_of(report)
   if counted then for _, name in ipairs { "instr/cycle", "LLC misses" } do table.insert(rows[1], name) end end
   for n, k in ipairs(report.kernels) do
     local moved = k.read + k.written
-    local row = { n, k.kind, short(k.nodes or "", 48), report_text.time(k.us), ("%.0f%%"):format(100 * k.time_share), ("%.1f"):format(k.gflops),
-      ("%.1f"):format(k.gbs), ("%.0f%%"):format(100 * k.share), k.bound, moved > 0 and ("%.2f"):format(k.flops / moved) or "" }
+    local row = { n, k.kind, short(k.nodes or "", 48), report_text.time(k.us), ("%.0f%%"):format(100 * k.time_share),
+      ("%.1f"):format(k.gflops), ("%.1f"):format(k.gbs), ("%.0f%%"):format(100 * k.share), k.bound,
+      moved > 0 and ("%.2f"):format(k.flops / moved) or "" }
     if counted then
       table.insert(row, k.instructions and k.cycles > 0 and ("%.2f"):format(k.instructions / k.cycles) or "")
       table.insert(row, k.cache_misses and ("%.0f"):format(k.cache_misses) or "unavailable")
@@ -216,13 +220,14 @@ end
 function M.text(report)
   local sizes, m = {}, report.memory
   for _, name in ipairs(text.keys(report.sizes)) do sizes[#sizes + 1] = name .. "=" .. report.sizes[name] end
-  local out = { ("%s (%s, %s, %s, %s)"):format(report.name, report.mode, report.dtype, report.isa, table.concat(sizes, " ")),
+  local out = {
+    ("%s (%s, %s, %s, %s)"):format(report.name, report.mode, report.dtype, report.isa, table.concat(sizes, " ")),
     report_text.peaks(report.peaks), text.columns(rows_of(report), "rllrrrrrlrrr"),
     ("whole run %s, median of %d; %.1f GFLOP/s, %.1f GB/s, %.0f%% of the peak (%s); compiled in %.1f ms"):format(
       report_text.time(report.total_us), report.runs, report.gflops, report.gbs, 100 * report.share, report.bound, report.compile_ms),
     ("memory passes %d (node by node %d), copies %d (%s); workspace %s of %s without sharing; weights %s"):format(m.passes,
       m.passes_node_by_node, m.copies, bytes(m.copied_bytes), bytes(m.workspace), bytes(m.naive_workspace), bytes(m.weights)),
-    "hardware counters " .. report.counters, "", require("esper.bench.chart").roofline_text(M.points(report)) }
+    "hardware counters " .. report.counters, "", require("esper.bench.roofline").text(M.points(report)) }
   return table.concat(out, "\n")
 end
 

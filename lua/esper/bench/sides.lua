@@ -126,8 +126,8 @@ function M.esper(case, options)
   run.pool = options.pool
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
-  local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms, keep = keep,
-    es_run = run, workspace = tonumber(need[0]) }
+  local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms,
+    es_run = run, workspace = tonumber(need[0]), keep = keep }
   if made.groups then
     side.naive = dim_at(made.groups.facts.D, values, made.naive)
     side.group_work, side.work = works(made, values, made.dtype)

@@ -16,7 +16,8 @@ local function prepare(args)
   if not threads then return nil, why end
   runs, why = options_module.whole("--runs", args.runs, 0)
   if not runs then return nil, why end
-  local case = require("esper.bench.suite").case(args[1], { set = options.set, size = size, mode = options.mode, dtype = options.dtype })
+  local case = require("esper.bench.suite").case(args[1],
+    { set = options.set, size = size, mode = options.mode, dtype = options.dtype })
   return case, { threads = threads, runs = runs > 0 and runs or nil,
     given = next(given) and function(kernel) return inputs_module.gather(kernel, given, 0) end or nil }
 end
@@ -45,7 +46,7 @@ return {
     local report, why = profile.run(case, options)
     if not report then return nil, why end
     if args.svg then
-      local ok, cannot = options_module.write("--svg", args.svg, require("esper.bench.chart").roofline(profile.points(report)))
+      local ok, cannot = options_module.write("--svg", args.svg, require("esper.bench.roofline").svg(profile.points(report)))
       if not ok then return nil, cannot end
     end
     if args.json then return true, report end

@@ -3,7 +3,8 @@ local options_module = require "esper.cli.options"
 
 local function row(name, mode, c)
   local f, t, p = c.functional, c.torch, c.performance
-  return { name, mode, c.passed and "passed" or "FAILED", tostring(f.shapes), tostring(c.memory.runs), ("%.1f"):format(f.max_ulp),
+  return { name, mode, c.passed and "passed" or "FAILED", tostring(f.shapes), tostring(c.memory.runs),
+    ("%.1f"):format(f.max_ulp),
     ("%.1e"):format(f.max_rel), ("%.3f"):format(f.max_share), ("%.1f%%"):format(100 * f.judged / math.max(1, f.elements)),
     t and tostring(t.shapes) or "absent", p and p.ratio and ("%.2f (%.2f-%.2f)"):format(p.ratio, p.ratio_low, p.ratio_high) or "",
     p and ("%.0f%% %s"):format(100 * p.share, p.bound) or "" }
