@@ -2,10 +2,11 @@
 --
 -- out[batch, m, n] = bias[n] + sum_k a[batch, m, k] b[batch, k, n]. The axes of the output but the last become one axis m,
 -- along which b does not change, and the batch axes before it. Raw sums go to a stack buffer; the epilogue finishes
--- them from there, bias included. Two forms, each a step of its own (blocks: contract_blocks.lua):
+-- them from there, bias included. Two forms, each a step of its own (contract_blocks.lua has the blocks):
 --   dots   inner products; a's and b's k steps are 1. For few rows, where it reads b once, as it lies and at the speed of
 --          memory, and for few columns. Packs nothing.
--- them from there, bias included. Two forms, each a step of its own (contract_blocks.lua has the blocks):
+--   tiles  register tiles, one row high for very few rows; reads a as it lies when its k step is 1, b when its n step is 1,
+--          and packs into stack buffers
 --          otherwise: K_PIECE deep, b into panels as wide as a register tile, used by all rows of the tile while in L1.
 -- Invariant: form and tiles follow from the shape alone; when that is known at run time only, the step of the other form has
 -- no tiles. A sum is taken in the order of its form, wherever it stands in a tile.
