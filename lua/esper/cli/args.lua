@@ -59,13 +59,15 @@ function M.parse(command, argv)
   return out
 end
 
---- "k=v" pairs as a table, numbers and booleans recognised; nil, message when one is malformed or given twice.
-function M.pairs(list)
+--- "k=v" pairs of --set (or another option) as a table, numbers and booleans recognised; nil, message when one is
+-- malformed or given twice.
+function M.pairs(list, option)
   local out = {}
+  option = option or "--set"
   for _, item in ipairs(list or {}) do
     local k, v = item:match("^([%a_][%w_]*)=(.*)$")
-    if not k then return nil, ("--set %s: want name=value"):format(item) end
-    if out[k] ~= nil then return nil, ("--set %s: %s is given twice"):format(item, k) end
+    if not k then return nil, ("%s %s: want name=value"):format(option, item) end
+    if out[k] ~= nil then return nil, ("%s %s: %s is given twice"):format(option, item, k) end
     if v == "true" or v == "false" then v = v == "true" else v = tonumber(v) or v end
     out[k] = v
   end

@@ -11,6 +11,8 @@ M.commands = {
   { "run", "run a blueprint on tensors" },
   { "validate", "prove kernels right and in bounds" },
   { "tune", "measure the best sizes for this machine" },
+  { "bench", "time kernels beside libtorch and the machine's peak" },
+  { "profile", "show what each kernel of a plan takes and moves" },
   { "dump", "show one stage of a compilation" },
   { "store", "look into and tend the artifact store" },
   { "doctor", "show what was found on this machine" },
