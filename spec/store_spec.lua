@@ -200,6 +200,20 @@ describe("the index", function()
     assert.equal("t/other", attempt(store, other).name)
   end)
 
+  it("leads to the kernel of the choices tuned here", function()
+    local store, path = new_store(), files.write("indexed.lua", TEXT)
+    local plain = attempt(store, path)
+    assert(artifact.save_tuning(store.ptr, plain, "abcdef0123456789 rows=3\n"))
+    local tuned, ran = attempt(store, path)
+    assert.is_true(ran and tuned.status == "SUCCESS" and tuned.key ~= plain.key)
+    local again, reran = attempt(store, path)
+    assert.is_true(not reran and again.key == tuned.key)
+    for _, row in ipairs(store:list()) do if row.target:find "^tuning" then assert(store:remove(row.key)) end end
+    local default, rebuilt = attempt(store, path)
+    assert.is_true(not rebuilt and default.key == plain.key)
+    assert.is_true((select(2, attempt(store, path, { tuning = {} })))) -- choices given by hand are no source
+  end)
+
   it("survives that the record is gone", function()
     local store, path = new_store(), files.write("indexed.lua", TEXT)
     local first = attempt(store, path)

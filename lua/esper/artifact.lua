@@ -1,7 +1,8 @@
 --- Artifacts: compiled kernels as store records and back. Between compile.lua and src/store.
 -- A record holds the canonical graph, the unit's C text, the object, the plan and, once proved, the certificate; its key
 -- is over everything that decides what the kernel does: graph, hyper-parameters, mode, dtype, target, passes, build.
--- The index finds it by its source: what the graph comes from, in place of the graph and the hyper-parameters.
+-- The index finds it by its source: what the graph comes from, in place of the graph and the hyper-parameters. It leads to
+-- any record of that graph; which one is wanted, the choices tuned here say.
 -- What a stored kernel need not have to run (graph, unit, object) stays in the record until it is asked for: M.part.
 local native = require "esper.native"
 local dims = require "esper.dims"
@@ -129,7 +130,24 @@ end
 
 local name_buffer = native.new("char[?]", native.source_name_max + 1)
 
---- Asks the index: the same as load, and name, key and hyper into the result; nil when the index does not lead there.
+-- Hash of a key with another target.
+local function hash_with(key, target)
+  local copy, hash = native.new("es_key", key), native.new("es_hash")
+  copy.target = target
+  C.es_key_hash(copy, hash)
+  return hash
+end
+
+local function tuning_target(r) return ("tuning/%s/%s"):format(r.isa, tuning.model()) end
+
+-- The choices that a tuning record holds.
+local function choices(store, hash)
+  local record = record_of(store, hash)
+  local text = record and section(record, "tuning")
+  return text and #text > 0 and text or nil
+end
+
+--- Asks the index: the same as load, and name, key, hyper and tuning into the result; nil when the index does not lead there.
 function M.find(store, r)
   local hash = native.new("es_hash")
   if C.es_store_find(store, r.c_source, hash, name_buffer, native.fresh()) ~= 0 then return nil end
@@ -137,7 +155,14 @@ function M.find(store, r)
   r.c_hash = hash
   local stored = M.load(store, r)
   if not stored then return nil end
-  C.es_hash_hex(hash, hex)
+  r.tuning = choices(store, hash_with(stored.record.key, tuning_target(r)))
+  local target = target_of(r)
+  if native.string(stored.record.key.target) ~= target then
+    r.c_hash = hash_with(stored.record.key, target)
+    stored = M.load(store, r)
+    if not stored then return nil end
+  end
+  C.es_hash_hex(r.c_hash, hex)
   r.name, r.key, r.c_key = name, native.string(hex), stored.record.key
   r.hyper = native.string(r.c_key.hyper)
   return stored
@@ -174,22 +199,17 @@ function M.save(store, r, certificate)
   return held and true -- `held` keeps the bytes alive during the put
 end
 
--- The tuned choices of a graph on this processor are a record of their own.
-local function tuning_key(r) return key_of(r, ("tuning/%s/%s"):format(r.isa, tuning.model())) end
-
---- Text of the choices tuned for a result's graph here, or nil.
+--- Text of the choices tuned for a result's graph on this processor, or nil. They are a record of their own.
 function M.tuning(store, r)
-  local key, anchors = tuning_key(r)
+  local key, anchors = key_of(r, tuning_target(r))
   if not key then return nil end
-  local hash, record = native.new "es_hash", native.new "es_record"
+  local hash = native.new "es_hash"
   C.es_key_hash(key, hash)
-  if C.es_store_get(store, hash, record, native.fresh()) ~= 0 then return nil, anchors end
-  native.gc(record, C.es_record_free)
-  return section(record, "tuning")
+  return choices(store, hash), anchors
 end
 
 function M.save_tuning(store, r, text)
-  local key, anchors, status = tuning_key(r)
+  local key, anchors, status = key_of(r, tuning_target(r))
   if not key then return nil, anchors, status end
   local record = native.new "es_record"
   record.key, record.created = key, os.time()

@@ -74,15 +74,21 @@ local function block_text(name, made, listing, labels)
   return ("%s (%s, %d lanes)\n%s"):format(name, made.type, made.lanes, text)
 end
 
--- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group.
+-- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group and gives its
+-- anchor, which is what a block computes that says nothing else.
 local function listed(unit, listing, labels, blocks)
   local plain, known = unit.block, {}
   function unit:block(build, dtype)
+    local names, anchor = labels()
     local made
-    local name = plain(self, function(b) made = b return build(b) end, dtype)
+    local name = plain(self, function(b)
+      made = b
+      if anchor then b:note(anchor) end
+      return build(b)
+    end, dtype)
     if not known[name] then
       known[name] = true
-      blocks[#blocks + 1] = block_text(name, made, listing, labels())
+      blocks[#blocks + 1] = block_text(name, made, listing, names)
     end
     return name
   end
@@ -121,10 +127,10 @@ local function settle(r, opts)
   r.mode, r.dtype = opts.mode or "eval", opts.dtype or "f32"
   r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
   r.passes = passes.signature(r.list)
-  if not opts.read then return end
+  if not opts.read then return end -- what follows is for a store
   r.source = need(opts.read(r.source))
   local identity = opts.identity(r.source, opts)
-  if identity then r.c_source = artifact.source(r, identity) end
+  if identity and not opts.tuning then r.c_source = artifact.source(r, identity) end
 end
 
 local function build_graph(r, opts)
