@@ -13,18 +13,33 @@ local M = {}
 local RAW_BYTES = 36 * 1024 -- stack buffer of raw sums
 local PIXELS, LINES = 1024, 16
 
--- Vector registers for sums, pixels and a broadcast weight (which needs none on AVX-512).
-local ROOM = { avx512 = 30, avx2 = 14, scalar = 12 }
-local ROWS = { avx512 = 14, avx2 = 6, scalar = 4 }
+-- Per instruction set: vector registers for sums, pixels and a broadcast weight; rows of a register tile where there are
+-- enough channels, fewest and most.
+local TILE = {
+  avx512 = { room = 31, fewest = 8, most = 14 }, avx2 = { room = 15, fewest = 5, most = 6 }, scalar = { room = 13, fewest = 4, most = 4 },
+}
+local SUMS = 12 -- independent sums that hide the latency of a multiply-add
 
--- Output channels and pixel vectors of a register tile: channels divided evenly, then as many vectors as fit.
+-- Rows into which `each` channels are divided with the fewest left over; of equals the most.
+local function row_choices(each, tile)
+  if each <= tile.most then return { each } end
+  local list = {}
+  for rows = tile.most, tile.fewest, -1 do list[#list + 1] = rows end
+  local function waste(rows) return math.ceil(each / rows) * rows end
+  table.sort(list, function(a, b)
+    if waste(a) ~= waste(b) then return waste(a) < waste(b) end
+    return a > b
+  end)
+  return list
+end
+
+-- Output channels and pixel vectors of a register tile.
 local function register_tile(k, c)
-  local room, most = ROOM[k.isa], ROWS[k.isa]
-  local blocks = math.ceil(c.each / most)
-  local rows = math.ceil(c.each / blocks)
-  local wide = math.max(1, math.floor((room - 1) / (rows + 1)))
-  while wide > 2 and rows * (wide - 1) >= 12 do wide = wide - 1 end -- 12 independent sums hide the latency
-  return { rows = rows, blocks = math.ceil(c.each / rows), wide = k:choice("conv_wide", { math.min(wide, 8) }) }
+  local tile = TILE[k.isa]
+  local rows = k:choice("conv_rows", row_choices(c.each, tile))
+  local wide = math.max(1, math.floor((tile.room - 1) / (rows + 1)))
+  while wide > 2 and rows * (wide - 1) >= SUMS do wide = wide - 1 end
+  return { rows = rows, blocks = math.ceil(c.each / rows), wide = math.min(wide, 8) }
 end
 
 -- ---- the block ----
@@ -36,13 +51,10 @@ local STEPS = #WORDS
 -- One tap: the pixels at x, `wide` vectors, times the weights at w.
 local function tap(b, p, acc, x, w, wide, mask)
   local lanes, pixels = b.lanes * b.bytes, {}
-  local shared = b.isa ~= "avx512" or p.rows == 1
   for v = 1, wide do pixels[v] = b:load(x, (v - 1) * lanes, mask) end
   for j = 1, p.rows do
-    local weight = shared and b:bcast(w, (j - 1) * b.bytes)
-    for v = 1, wide do
-      b:set(acc[j][v], b:fma(weight or b:bcast(w, (j - 1) * b.bytes), pixels[v], acc[j][v]))
-    end
+    local weight = b:bcast(w, (j - 1) * b.bytes)
+    for v = 1, wide do b:set(acc[j][v], b:fma(weight, pixels[v], acc[j][v])) end
   end
 end
 
