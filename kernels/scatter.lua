@@ -63,9 +63,11 @@ local function add_elements(k, a, columns)
   for _, wide in ipairs(D:value(columns.index) and D:value(columns.src) and { 4, 1 } or { 1 }) do
     k:open("for (; c + %dL <= n; c += %dL)", wide, wide)
     for u = 0, wide - 1 do
-      k:line("row = which[%s];", wide == 1 and "c * " .. k:dim(columns.index) or ("c * %s + %d"):format(k:dim(columns.index), u * D:value(columns.index)))
-      k:line("if ((unsigned long)row < limit) to[%s + c + %d] += add[%s];", row, u,
-        wide == 1 and "c * " .. k:dim(columns.src) or ("c * %s + %d"):format(k:dim(columns.src), u * D:value(columns.src)))
+      local function place(stride)
+        return "c * " .. k:dim(stride) .. (u > 0 and (" + %d"):format(u * D:value(stride)) or "")
+      end
+      k:line("row = which[%s];", place(columns.index))
+      k:line("if ((unsigned long)row < limit) to[%s + c + %d] += add[%s];", row, u, place(columns.src))
       k:line("else { %s }", k:fault(a.index))
     end
     k:close()
@@ -158,7 +160,8 @@ local function by_lines(k, a)
     if a.whole then
       local extent = k:dim(a.shape[a.at])
       local skip = ("%s * %s * %dL"):format(first, extent, a.bytes)
-      k:call(mover, { ("%s * %s"):format(count, extent), ("%s + %s"):format(k:at(a.x, {}), skip), a.bytes .. "L", ("%s + %s"):format(a.base, skip) })
+      k:call(mover, { ("%s * %s"):format(count, extent), ("%s + %s"):format(k:at(a.x, {}), skip), a.bytes .. "L",
+        ("%s + %s"):format(a.base, skip) })
     end
     k:open("for (long number = %s; number < %s + %s; number++)", first, first, count)
     local at = {}
