@@ -112,6 +112,7 @@ struct Program {
   std::vector<int64_t> value;     /* of every dimension handle */
   std::vector<Tensor> values;     /* per node; leaves and constants stay */
   std::vector<Step> steps;
+  std::vector<int32_t> copies;    /* leaves that are results */
 };
 
 struct UserSettings { /* oneDNN is on by default; the shim turns it off for `run` */
@@ -140,6 +141,15 @@ void add_step(Program &p, int32_t id, const Extents &shape, const std::vector<in
   p.steps.push_back(std::move(step));
 }
 
+/* A kernel's results are memory of their own: what returns an input as it is gives a copy here too. */
+void own_roots(Program &p) {
+  for (int32_t r = 0; r < host->root_count(p.graph); r++) {
+    int32_t id = host->root_get(p.graph, r)->node;
+    const es_node &n = *host->graph_node(p.graph, id);
+    if (n.op == ES_OP_input || n.op == ES_OP_param || n.op == ES_OP_buffer) p.copies.push_back(id);
+  }
+}
+
 void prepare_program(Program &p, const int64_t *symbols, void *const *data, int32_t &current) {
   c10::InferenceMode no_gradients;
   const es_dims *dims = host->graph_dims(p.graph);
@@ -160,6 +170,7 @@ void prepare_program(Program &p, const int64_t *symbols, void *const *data, int3
       p.values[(size_t)id] = evaluate(Call{ n, {}, shape, p.value.data(), 0, 0, {} }, data ? data[id] : nullptr);
     else add_step(p, id, shape, last);
   }
+  own_roots(p);
 }
 
 void run_steps(Program &p, int32_t &current) {
@@ -176,6 +187,7 @@ void run_steps(Program &p, int32_t &current) {
     p.values[(size_t)step.id] = result.scalar_type() == step.type ? result : result.to(step.type);
     for (int32_t id : step.last) p.values[(size_t)id].reset();
   }
+  for (int32_t id : p.copies) p.values[(size_t)id].clone();
 }
 
 void copy_roots(const Program &p, void *const *out, int32_t &current) {
@@ -198,7 +210,7 @@ int32_t prepare(const es_graph *graph, const int64_t *symbols, void *const *data
   *out = nullptr;
   int32_t current = -1;
   return guarded(graph, current, message, room, [&] {
-    std::unique_ptr<Program> p(new Program{ graph, {}, {}, {} });
+    std::unique_ptr<Program> p(new Program{ graph, {}, {}, {}, {} });
     prepare_program(*p, symbols, data, current);
     *out = reinterpret_cast<es_torch_program *>(p.release());
   });

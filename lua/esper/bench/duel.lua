@@ -24,7 +24,8 @@ end
 
 local function summary(list, rounds)
   table.sort(list)
-  return { median = M.quantile(list, 0.5), low = M.quantile(list, 0.1), high = M.quantile(list, 0.9), count = #list, rounds = rounds }
+  return { median = M.quantile(list, 0.5), low = M.quantile(list, 0.1), high = M.quantile(list, 0.9), count = #list,
+    rounds = rounds }
 end
 
 -- Runs that fit into `turn` ms, from one that is timed now.

@@ -1,6 +1,6 @@
 --- Reports of benchmarks as tables for people: losing cases on top.
 --   report.text(report) -> text      report = bench.run's (init.lua)
---   report.peaks(peaks) -> text      report.time(us) -> "12.3 us"     report.slowest_first(rows)
+--   report.peaks(peaks) -> text      report.time(us) -> "12.3 us"     report.slowest_first(rows)     report.summary(s)
 
 local text = require "esper.text"
 
@@ -13,7 +13,9 @@ function M.time(us)
   return (us >= 100 and "%.0f us" or us >= 10 and "%.1f us" or "%.2f us"):format(us)
 end
 
-local function spread(t) return t and ("-%.0f +%.0f%%"):format(100 * (1 - t.low / t.median), 100 * (t.high / t.median - 1)) or "" end
+local function spread(t)
+  return t and ("-%.0f +%.0f%%"):format(100 * (1 - t.low / t.median), 100 * (t.high / t.median - 1)) or ""
+end
 
 local function rate(v) return v >= 1e9 and ("%.1f G"):format(v / 1e9) or ("%.1f M"):format(v / 1e6) end
 
@@ -36,10 +38,12 @@ function M.slowest_first(rows)
   return sorted
 end
 
-local HEAD = { "case", "thr", "esper", "spread", "torch", "spread", "ratio", "noise", "of peak", "bound", "GFLOP/s", "GB/s", "compile" }
+local HEAD = { "case", "thr", "esper", "spread", "torch", "spread", "ratio", "noise", "of peak", "bound", "GFLOP/s", "GB/s",
+  "compile" }
 
 local function line(r)
-  return { r.name, r.threads, M.time(r.esper and r.esper.median), spread(r.esper), M.time(r.torch and r.torch.median), spread(r.torch),
+  local esper, torch = r.esper and r.esper.median, r.torch and r.torch.median
+  return { r.name, r.threads, M.time(esper), spread(r.esper), M.time(torch), spread(r.torch),
     r.ratio and ("%.2f"):format(r.ratio) or "", r.ratio and ("%.2f-%.2f"):format(r.ratio_low, r.ratio_high) or "",
     r.share and ("%.0f%%"):format(100 * r.share) or "", r.bound or "", r.gflops and ("%.1f"):format(r.gflops) or "",
     r.gbs and ("%.1f"):format(r.gbs) or "", r.compile_ms and ("%.1f ms"):format(r.compile_ms) or "" }
@@ -49,6 +53,12 @@ function M.machine(m)
   local lines = { ("%s; caches %s; Esper %s (%s), %s"):format(m.processor, m.caches, m.esper, m.build, m.isa) }
   if m.torch then lines[2] = ("libtorch %s, BLAS: %s"):format(m.torch, m.blas or "unknown") end
   return table.concat(lines, "\n")
+end
+
+--- One line of bench.summary's.
+function M.summary(s)
+  return ("%s, %d thread%s: geometric mean %.2f over %d cases, worst %.2f, %d above 1"):format(s.group, s.threads,
+    s.threads == 1 and "" or "s", s.geomean, s.cases, s.worst, s.above)
 end
 
 function M.text(report)
@@ -61,8 +71,7 @@ function M.text(report)
   for _, p in ipairs(report.peaks) do out[#out + 1] = M.peaks(p) end
   out[#out + 1] = text.columns(rows, "lrrrrrrrrlrrr")
   for _, s in ipairs(report.summary) do
-    out[#out + 1] = ("%s, %d thread%s: geometric mean %.2f over %d cases, worst %.2f, %d above 1"):format(s.group, s.threads,
-      s.threads == 1 and "" or "s", s.geomean, s.cases, s.worst, s.above)
+    out[#out + 1] = M.summary(s)
   end
   for _, f in ipairs(failed) do out[#out + 1] = "FAILED " .. f end
   return table.concat(out, "\n")

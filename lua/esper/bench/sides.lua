@@ -1,12 +1,12 @@
 --- One case on both sides of a comparison: Esper's kernel and the same graph as libtorch calls, over the same data.
 -- Between the suite and the duel (duel.lua). Everything but the work itself is prepared here, outside the timing.
 --
---   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa = }
+--   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa =, kernel =, given = }
 --   sides.torch(side of esper, threads) -> side | nil, message, status
 --   side = { name =, case =, run = function(reps, ns) (nanoseconds of each into a C array of doubles),
 --            results = function() -> { [root] = tensor } }      of the last run
 --   The Esper side also has compiled, graph, data, values (symbols by name), work (for peak.bound), naive, workspace
---   (bytes), compile_ms, group_work = array of work, one per group.
+--   (bytes), compile_ms, group_work = array of work, one per group (naive and group_work of a fresh compile only).
 
 local compile = require "esper.compile"
 local cost = require "esper.cost"
@@ -39,12 +39,14 @@ local function compiled(case, options)
   return kernel.wrap(made), times[math.ceil(#times / 2)]
 end
 
--- Operations and traffic of every group at these sizes, and their sum. set: bytes the case touches.
-local function works(made, all, dtype)
-  local out, total = {}, { flops = 0, read = 0, write = 0, dtype = dtype }
-  for n, group in ipairs(made.groups.groups) do
-    local flops, read, written = cost.group(made.groups.facts, group)
-    out[n] = { flops = all(flops), read = all(read), write = all(written), dtype = dtype }
+-- Operations and traffic of every group at these sizes, and their sum.
+local function works(made, values, dtype)
+  local rows, out, total = {}, {}, { flops = 0, read = 0, write = 0, dtype = dtype }
+  local f = made.groups.facts
+  for n, group in ipairs(made.groups.groups) do rows[n] = { cost.group(f, group) } end
+  local all = assert(f.D:eval(values)) -- only now: the costs are dims made just above
+  for n, row in ipairs(rows) do
+    out[n] = { flops = all[row[1]], read = all[row[2]], write = all[row[3]], dtype = dtype }
     out[n].set = out[n].read + out[n].write
     for _, key in ipairs { "flops", "read", "write" } do total[key] = total[key] + out[n][key] end
   end
@@ -59,35 +61,79 @@ local function touched(data, results, workspace)
   return bytes
 end
 
+-- The same for a kernel from the store, whose groups are gone: from its plan, as a whole.
+local function plan_work(made, values, dtype)
+  local all, written = assert(made.plan_dims:eval(values)), 0
+  for i = 0, C.es_plan_value_count(made.plan) - 1 do
+    local v = C.es_plan_value_get(made.plan, i)
+    local role, bytes = native.rolename[v.role], native.dtypebytes[native.dtypename[v.dtype]]
+    if role == "output" or role == "update" or role == "temp" then
+      for a = 0, v.rank - 1 do bytes = bytes * all[v.shape[a]] end
+      written = written + bytes
+    end
+  end
+  local moved = all[C.es_plan_bytes(made.plan)]
+  written = math.min(written, moved)
+  return { flops = all[C.es_plan_flops(made.plan)], read = moved - written, write = written, dtype = dtype }
+end
+
 local function dim_at(D, values, text)
   local d = text and D:parse(text)
   local all = d and D:eval(values)
   return all and all[d] or 0
 end
 
---- `given`: tensors by input name, instead of drawn ones; their extents give the sizes then.
-function M.esper(case, options)
-  local made, ms, status = compiled(case, options)
-  if not made then return nil, ms, status end
-  local graph = made.graph
-  local values, why = suite.sizes(graph, case)
-  if not values then return nil, why, "EARG" end
+-- Values of the symbols by name: from the tensors given, else from the case.
+local function sizes(made, case, given)
+  if not given then return suite.sizes(made.graph, case) end
+  local checked, why, status = made:check_inputs(given)
+  if not checked then return nil, why, status end
+  local symbols, problem = made:solve(checked, given)
+  if not symbols then return nil, problem, "ESHAPE" end
+  local values = {}
+  for i, s in ipairs(made.plan_dims:symbols()) do values[s.name] = tonumber(symbols[i - 1]) end
+  return values
+end
+
+-- Data of all leaves at these sizes; nil when some tensor would be empty or impossible.
+local function leaves(graph, values)
   local value = draw.evaluate(graph, values)
-  local fits = value and true
-  for id = 0, fits and graph:count() - 1 or -1 do
-    for _, d in ipairs(graph:shape(id)) do fits = fits and value(d) > 0 end
+  for id = 0, value and graph:count() - 1 or -1 do
+    for _, d in ipairs(graph:shape(id)) do
+      if value(d) < 1 then return nil end
+    end
   end
-  if not fits then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
-  local data = validate.leaves(graph, value, 1, SEED)
-  for name, t in pairs(options.given or {}) do data[name].tensor = t end
+  return value and validate.leaves(graph, value, 1, SEED)
+end
+
+--- options.given: function(kernel) -> tensors by input name, instead of drawn ones; their extents give the sizes.
+-- options.kernel: the kernel to time, instead of compiling the case.
+function M.esper(case, options)
+  local made, ms, status = options.kernel, nil, nil
+  if not made then made, ms, status = compiled(case, options) end
+  if not made then return nil, ms, status end
+  local graph, given, values, why = made.graph, nil, nil, nil
+  if options.given then
+    given, why, status = options.given(made)
+    if not given then return nil, why, status end
+  end
+  values, why, status = sizes(made, case, given)
+  if not values then return nil, why, status or "EARG" end
+  local data = leaves(graph, values)
+  if not data then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
+  for name, t in pairs(given or {}) do data[name].tensor = t end
   local run, results, keep = validate.execution(made, values, data, SEED, 0)
   run.pool = options.pool
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
-  local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms, keep = keep,
-    es_run = run, workspace = tonumber(need[0]), naive = dim_at(made.plan_dims, values, made.naive) }
-  local at = assert(made.groups.facts.D:eval(values))
-  side.group_work, side.work = works(made, function(d) return at[d] end, made.dtype)
+  local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms,
+    es_run = run, workspace = tonumber(need[0]), keep = keep }
+  if made.groups then
+    side.naive = dim_at(made.groups.facts.D, values, made.naive)
+    side.group_work, side.work = works(made, values, made.dtype)
+  else
+    side.work = plan_work(made, values, made.dtype)
+  end
   side.work.set = touched(data, results, side.workspace)
   function side.run(reps, ns)
     if C.es_measure_kernel(made.kernel, run, reps, ns, fresh()) ~= 0 then return failure() end

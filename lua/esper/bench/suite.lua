@@ -19,24 +19,29 @@ local FIRST = { batch = 4 } -- the first generation is 768 wide
 -- ---- blueprints that are in no catalogue ----
 
 local function rows(name, doc, build, set)
-  return blueprint.define("bench/" .. name) { doc = doc, hyper = set or { dim = 1024 }, input = { x = { "batch", "dim" } }, build = build }
+  return blueprint.define("bench/" .. name) { doc = doc, hyper = set or { dim = 1024 }, input = { x = { "batch", "dim" } },
+    build = build }
 end
 
 local chain = rows("chain", "gelu(sigmoid(tanh(x)))", function(g, x) return { y = g.gelu(g.sigmoid(g.tanh(x))) } end)
 local softmax = rows("softmax", "softmax over rows", function(g, x) return { y = g.softmax(x, -1) } end)
-local layer_norm = rows("layer_norm", "layer norm over rows", function(g, x) return { y = g.layer_norm(x, { name = "norm" }) } end)
+local layer_norm = rows("layer_norm", "layer norm over rows", function(g, x)
+  return { y = g.layer_norm(x, { name = "norm" }) }
+end)
 local blend = rows("blend", "x * sigmoid(x) + 1: one read, one write", function(g, x) return { y = x * g.sigmoid(x) + 1 } end)
 local matmul = rows("matmul", "x times a square matrix", function(g, x, h)
   return { y = g.linear(x, h.dim, { name = "fc", bias = false }) }
 end)
 
 local group_norm = blueprint.define "bench/group_norm" {
-  doc = "group norm, 4 groups of 16 channels", hyper = { channels = 64, groups = 4 }, input = { x = { "batch", "channels", "h", "w" } },
+  doc = "group norm, 4 groups of 16 channels", hyper = { channels = 64, groups = 4 },
+  input = { x = { "batch", "channels", "h", "w" } },
   build = function(g, x, h) return { y = g.group_norm(x, { groups = h.groups, name = "norm" }) } end,
 }
 
 local swiglu = blueprint.define "bench/swiglu" {
-  doc = "w3(silu(w1(x)) * w2(x)) without biases", hyper = { dim = 256, inner = 1024 }, input = { x = { "batch", "tokens", "dim" } },
+  doc = "w3(silu(w1(x)) * w2(x)) without biases", hyper = { dim = 256, inner = 1024 },
+  input = { x = { "batch", "tokens", "dim" } },
   build = function(g, x, h)
     local gate = g.silu(g.linear(x, h.inner, { name = "w1", bias = false }))
     local y = gate * g.linear(x, h.inner, { name = "w2", bias = false })

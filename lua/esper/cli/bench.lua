@@ -1,5 +1,4 @@
 --- esper bench NAME|FILE|--all
-local args_module = require "esper.cli.args"
 local options_module = require "esper.cli.options"
 
 local QUICK = { rounds = 3, turn = 2 }
@@ -30,18 +29,16 @@ local function prepare(args)
   if not options then return nil, why end
   if args.all and next(options.set) then return nil, "--set goes with one blueprint, not with --all" end
   local size, threads, rounds, cases
-  size, why = args_module.pairs(args.size, "--size")
+  size, why = options_module.sizes(args.size)
   if not size then return nil, why end
-  for name, v in pairs(size) do
-    if type(v) ~= "number" or v < 1 or v % 1 ~= 0 then return nil, ("--size %s=%s: want a whole number of at least 1"):format(name, tostring(v)) end
-  end
   rounds, why = options_module.whole("--rounds", args.rounds, args.quick and QUICK.rounds or 12)
   if not rounds or rounds < 1 then return nil, why or "--rounds: at least 1" end
   threads, why = thread_list(args)
   if not threads then return nil, why end
   cases, why = cases_of(args, options, size)
   if not cases then return nil, why end
-  return cases, { threads = threads, vs = args.vs ~= "none" and "torch" or nil, rounds = rounds, turn = args.quick and QUICK.turn or nil }
+  return cases, { threads = threads, vs = args.vs ~= "none" and "torch" or nil, rounds = rounds,
+    turn = args.quick and QUICK.turn or nil }
 end
 
 local function write_chart(path, report)
@@ -49,8 +46,9 @@ local function write_chart(path, report)
   for _, r in ipairs(require("esper.bench.report").slowest_first(report.cases)) do
     if r.ratio then rows[#rows + 1] = { name = ("%s, %d thr"):format(r.name, r.threads), ratio = r.ratio } end
   end
-  return options_module.write("--svg", path, require("esper.bench.chart").bars {
-    title = ("Esper %s against libtorch %s, %s"):format(report.machine.esper, report.machine.torch or "", report.machine.processor), rows = rows })
+  local m = report.machine
+  return options_module.write("--svg", path, require("esper.bench.chart").bars { rows = rows,
+    title = ("Esper %s against libtorch %s, %s"):format(m.esper, m.torch or "", m.processor) })
 end
 
 return {
@@ -71,8 +69,8 @@ return {
     { "--svg", "FILE", "write a bar chart" },
     { "--json", nil, "print the report for machines" },
   },
-  notes = "ratio: Esper's median over libtorch's, below 1 is faster; noise: the same round by round (p10-p90); of peak: share of\n"
-    .. "what the machine's measured arithmetic or memory allows, whichever binds. docs/performance.md tells how it is measured.",
+  notes = "ratio: Esper's median over libtorch's, below 1 is faster; noise: the same round by round (p10-p90); of peak: share\n"
+    .. "of what the machine's measured arithmetic or memory allows, whichever binds. docs/performance.md tells how.",
   run = function(args)
     local cases, options = prepare(args)
     if not cases then return nil, options, "usage" end

@@ -38,6 +38,18 @@ function M.whole(name, value, default)
   return n
 end
 
+--- --size k=v as { [symbolic dimension] = value }; nil, message.
+function M.sizes(list)
+  local size, why = args_module.pairs(list, "--size")
+  if not size then return nil, why end
+  for name, v in pairs(size) do
+    if type(v) ~= "number" or v < 1 or v % 1 ~= 0 or v > 2 ^ 40 then
+      return nil, ("--size %s=%s: want a whole number of at least 1"):format(name, tostring(v))
+    end
+  end
+  return size
+end
+
 --- Writes a file a command was asked for: true | nil, message.
 function M.write(name, path, text)
   local file, why = io.open(path, "wb")

@@ -2,12 +2,14 @@
 local options_module = require "esper.cli.options"
 
 local function row(name, mode, c)
-  local f, t = c.functional, c.torch
-  return { name, mode, c.passed and "passed" or "FAILED", tostring(f.shapes), tostring(c.memory.runs), ("%.1f"):format(f.max_ulp),
+  local f, t, p = c.functional, c.torch, c.performance
+  return { name, mode, c.passed and "passed" or "FAILED", tostring(f.shapes), tostring(c.memory.runs),
+    ("%.1f"):format(f.max_ulp),
     ("%.1e"):format(f.max_rel), ("%.3f"):format(f.max_share), ("%.1f%%"):format(100 * f.judged / math.max(1, f.elements)),
-    t and tostring(t.shapes) or "absent" }
+    t and tostring(t.shapes) or "absent", p and p.ratio and ("%.2f (%.2f-%.2f)"):format(p.ratio, p.ratio_low, p.ratio_high) or "",
+    p and ("%.0f%% %s"):format(100 * p.share, p.bound) or "" }
 end
-local HEAD = { "blueprint", "mode", "verdict", "shapes", "guarded", "ulp", "relative", "of bound", "judged", "libtorch" }
+local HEAD = { "blueprint", "mode", "verdict", "shapes", "guarded", "ulp", "relative", "of bound", "judged", "libtorch", "time", "peak" }
 
 local function cases(args)
   if not args.all then return { args[1] } end
@@ -15,7 +17,7 @@ local function cases(args)
 end
 
 return {
-  name = "validate", usage = "NAME|FILE|--all [--shapes N] [--json]",
+  name = "validate", usage = "NAME|FILE|--all [--shapes N] [--performance] [--json]",
   doc = "Proves kernels right (against the oracle and libtorch) and in bounds (guard pages), anew.",
   positional = { 0, 1 },
   options = {
@@ -25,10 +27,12 @@ return {
     { "--dtype", "f32|f64", "f32 unless given" },
     { "--shapes", "N", "shapes to draw; 20 unless given" },
     { "--seed", "S", "of shapes and values; 1 unless given" },
+    { "--performance", nil, "also time it beside the same graph as libtorch calls: fails above 1.5 times their time" },
     { "--no-torch", nil, "leave libtorch out" },
     { "--json", nil, "print certificates for machines" },
   },
-  notes = "ulp, relative: largest error over judged elements; of bound: largest error as a share of what the oracle allows.",
+  notes = "ulp, relative: largest error over judged elements; of bound: largest error as a share of what the oracle allows;\n"
+    .. "time, peak (with --performance): median time over libtorch's and its spread; share of the machine's measured best.",
   run = function(args)
     if (args.all and 1 or 0) + #args ~= 1 then return nil, "usage: esper validate NAME|FILE, or esper validate --all", "usage" end
     local options, why = options_module.compile(args)
@@ -43,7 +47,8 @@ return {
         local tick, done = require("esper.cli.progress").new(name .. " " .. mode)
         local kernel, problem = esper.compile(name, { set = options.set, mode = mode, dtype = options.dtype })
         if not kernel then return nil, name .. " (" .. mode .. "): " .. problem end
-        local c, unstored = esper.certify(kernel, { shapes = shapes, seed = seed, torch = not args.no_torch, progress = tick })
+        local c, unstored = esper.certify(kernel,
+          { shapes = shapes, seed = seed, torch = not args.no_torch, progress = tick, performance = args.performance })
         done()
         rows[#rows + 1] = row(name, mode, c)
         all[#all + 1] = { name = name, mode = mode, key = kernel.key, certificate = c }
@@ -52,7 +57,7 @@ return {
         collectgarbage()
       end
     end
-    if args.json then print(require("esper.json").encode(all)) else print(text.columns(rows, "lllrrrrrrr")) end
+    if args.json then print(require("esper.json").encode(all)) else print(text.columns(rows, "lllrrrrrrrrl")) end
     if #failed > 0 then return nil, table.concat(failed, "\n       ") end
     return true
   end,
