@@ -15,7 +15,8 @@ local store = assert(urza.open(directory))
 
 local function once(name, mode, with)
   local cpu, wall = os.clock(), native.C.es_clock_ms()
-  local made, why = compile.compile(name, { mode = mode, build = sandbox.build, store = with })
+  local made, why = compile.compile(name, { mode = mode, build = sandbox.build, read = sandbox.read,
+    identity = sandbox.identity, store = with })
   assert(made, type(why) == "table" and why[1] or why)
   return native.C.es_clock_ms() - wall, (os.clock() - cpu) * 1e3, made
 end

@@ -32,9 +32,10 @@ local function describe(k, group)
   local a = { id = id, q = q, k = key, v = v, rank = rank, dtype = dtype, bytes = k:bytes(dtype), lanes = k:lanes(dtype),
     tokens = out[rank - 1], width = out[rank], depth = k.graph:shape(inputs[1])[rank], keys = k.graph:shape(inputs[2])[rank - 1],
     lead = { unpack(out, 1, rank - 2) }, causal = k.graph:attr(id, "causal") == 1, stack = 0 }
-  a.nv = k:choice("attention_rows", a.lanes > 1 and { 2, 1 } or { 4 })
+  a.nv = k:choice("attention_rows", a.lanes == 1 and { 4 } or a.lanes * a.bytes == 64 and { 1, 2 } or { 2, 1 })
   a.piece = k:choice("attention_keys", { 128, 64, 256 })
-  a.wide = a.lanes * a.bytes >= 64 and 8 or 4
+  local most = (a.lanes * a.bytes == 64 and 16 or a.lanes > 1 and 8 or 16) / a.nv -- accumulators in registers
+  a.groups = most > 4 and { most, 4, 1 } or { most, 1 }
   a.rows, a.line = a.nv * a.lanes, a.nv * a.lanes * a.bytes
   a.scale = k.graph:attr(id, "scale")
   if a.scale == 0 then a.scale = 1 / math.sqrt(assert(D:value(a.depth), "head size must be constant")) end
@@ -61,8 +62,8 @@ local function make_blocks(k, a)
   local B, nv, column = blocks_of, a.nv, k.dims:value(a.v.strides[a.rank])
   local factor = a.folded and a.scale * LOG2E or LOG2E
   local made = {
-    begin = block(B.begin(nv)), pack = block(B.pack(nv)), score = block(B.score(nv, a.wide, a.folded and 1 or a.scale)),
-    weigh = block(B.weigh(nv, factor)), value = block(B.value(nv, a.wide, column and column * a.bytes)),
+    begin = block(B.begin(nv)), pack = block(B.pack(nv)), score = block(B.score(nv, a.groups, a.folded and 1 or a.scale)),
+    weigh = block(B.weigh(nv, factor)), value = block(B.value(nv, a.groups, column and column * a.bytes)),
     finish = block(B.finish(nv)),
   }
   if a.causal then made.hide = block(B.hide(nv)) end
@@ -156,22 +157,28 @@ local function each_piece(k, a, blocks, at)
     index[a.rank - 1] = "first"
     return k:at(arg, index)
   end
-  local function each(d) return ("%s / %dL"):format(k:atom(d), a.wide), ("%s %% %dL"):format(k:atom(d), a.wide) end
   k:open("for (long first = 0; first < visible; first += %dL)", a.piece)
   k:line("long keys = visible - first < %dL ? visible - first : %dL;", a.piece, a.piece)
-  local whole, rest = each("keys")
-  k:call(blocks.score, { whole, rest, k:dim(a.depth), from(a.k), step(a.k.strides[a.rank - 1]), step(a.k.strides[a.rank]), "qt", "s" })
-  if a.causal then
+  -- How often each group of lines runs, for `count` lines.
+  local function grouped(words, count)
+    for i, n in ipairs(a.groups) do
+      words[#words + 1] = i == 1 and ("%s / %dL"):format(count, n) or ("%s %% %dL / %dL"):format(count, a.groups[i - 1], n)
+    end
+    return words
+  end
+  k:call(blocks.score, grouped({ k:dim(a.depth), from(a.k), step(a.k.strides[a.rank - 1]), step(a.k.strides[a.rank]), "qt", "s" },
+    "keys"))
+  if a.mask then apply_mask(k, a, blocks, at) end
+  if a.causal then -- last: no mask brings back what is hidden
     k:line("long seen = q0 + 1 - first;")
     k:line("if (seen < 0) seen = 0;")
     k:open("if (seen < keys)")
     k:call(blocks.hide, { "keys - seen", ("s + seen * %dL"):format(a.line), "first + seen - q0" })
     k:close()
   end
-  if a.mask then apply_mask(k, a, blocks, at) end
   k:call(blocks.weigh, { "keys", "s", "state" })
-  whole, rest = each(k:dim(a.width))
-  k:call(blocks.value, { whole, rest, "keys", from(a.v), step(a.v.strides[a.rank - 1]), step(a.v.strides[a.rank]), "s", "o", "state" })
+  k:call(blocks.value, grouped({ "keys", from(a.v), step(a.v.strides[a.rank - 1]), step(a.v.strides[a.rank]), "s", "o", "state" },
+    k:dim(a.width)))
   k:close()
 end
 

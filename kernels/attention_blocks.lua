@@ -43,16 +43,54 @@ end
 
 local function move(b, p, bytes) b:g_set(p, b:g_addk(p, bytes)) end
 
--- fn(p, i): an element at p + i * stride bytes, in every lane, for i < n <= 8; few registers hold the multiples.
-local function strided(b, stride, n)
-  local odd = { [1] = stride }
-  for i = 3, n - 1, 2 do odd[i] = b:g_mulk(stride, i) end
-  return function(p, i)
-    if i == 0 then return b:bcast(p, 0) end
-    local scale = 1
-    while i % 2 == 0 do i, scale = i / 2, scale * 2 end
-    return b:bcastx(p, odd[i], scale, 0)
+-- Elements at p + i * stride bytes, i < n <= 16, in every lane. `constant`: the stride when it is known, else it is in g
+-- register `stride` and few registers hold its multiples. Gives fn(p, n) -> at(i), on(step): step moves p along.
+local function lines(b, stride, constant, most)
+  local odd, eight = {}, nil
+  if not constant then
+    for i = 1, math.min(most, 8) - 1, 2 do odd[i] = i == 1 and stride or b:g_mulk(stride, i) end
+    eight = most > 8 and b:g_mulk(stride, 8)
   end
+  return function(p, n)
+    local second = eight and n > 8 and b:g_add(p, eight)
+    local function at(i)
+      if constant then return b:bcast(p, i * constant) end
+      local from, scale = p, 1
+      if i >= 8 then from, i = second, i - 8 end
+      if i == 0 then return b:bcast(from, 0) end
+      while i % 2 == 0 do i, scale = i / 2, scale * 2 end
+      return b:bcastx(from, odd[i], scale, 0)
+    end
+    local function on(step)
+      b:g_set(p, b:g_add(p, step))
+      if second then b:g_set(second, b:g_add(second, step)) end
+    end
+    return at, on
+  end
+end
+
+-- Outer product: acc[i * nv + v] += line i of p * vector v of q, over `count` steps of p (step bytes) and rows of q.
+local function accumulate(b, acc, nv, count, p, step, q, line)
+  local n = #acc / nv
+  local at, on = line(p, n)
+  b:loop(count, function()
+    local x = vectors(b, nv, q)
+    for i = 0, n - 1 do
+      local y = at(i)
+      for v = 1, nv do
+        local sum = acc[i * nv + v]
+        b:set(sum, b:fma(y, x[v], sum))
+      end
+    end
+    on(step)
+    move(b, q, nv * b.lanes * b.bytes)
+  end)
+end
+
+local function store_all(b, vs, p, scale)
+  local size = b.lanes * b.bytes
+  for i, v in ipairs(vs) do b:store(p, scale == 1 and v or b:mul(v, b:splat(scale)), (i - 1) * size) end
+  move(b, p, #vs * size)
 end
 
 --- words: n, o, state: n vectors of o become 0, nothing seen yet
@@ -110,40 +148,21 @@ function M.pack(nv)
   end
 end
 
--- Scores of `n` keys: s[j][...] = scale * sum over d of k[j][d] qt[d][...].
-local function scores(b, nv, n, w, scale, key)
-  local acc, p, q = {}, b:copy(w.k), b:copy(w.qt)
-  local size = b.lanes * b.bytes
-  for i = 1, n * nv do acc[i] = b:splat(0) end
-  b:loop(w.depth, function()
-    local x = vectors(b, nv, q)
-    for j = 0, n - 1 do
-      local y = key(p, j)
-      for v = 1, nv do
-        local a = acc[j * nv + v]
-        b:set(a, b:fma(y, x[v], a))
-      end
-    end
-    b:g_set(p, b:g_add(p, w.column))
-    move(b, q, nv * size)
-  end)
-  for i, a in ipairs(acc) do b:store(w.s, scale == 1 and a or b:mul(a, b:splat(scale)), (i - 1) * size) end
-  move(b, w.s, n * nv * size)
-end
-
---- words: keys / wide, keys % wide, depth, k, k row step, k column step, qt, s
-function M.score(nv, wide, scale)
+--- s[j][...] = scale * sum over d of k[j][d] qt[d][...]. words: depth, k, k row step, k column step, qt, s, then how often
+-- each of `groups` (numbers of keys at once, most first) runs
+function M.score(nv, groups, scale)
   return function(b)
-    local w = { depth = b:arg(2), k = b:arg(3), step = b:arg(4), column = b:arg(5), qt = b:arg(6), s = b:arg(7) }
-    local key, far = strided(b, w.step, wide), b:g_mulk(w.step, wide)
-    b:loop(b:arg(0), function()
-      scores(b, nv, wide, w, scale, key)
-      b:g_set(w.k, b:g_add(w.k, far))
-    end)
-    b:loop(b:arg(1), function()
-      scores(b, nv, 1, w, scale, key)
-      b:g_set(w.k, b:g_add(w.k, w.step))
-    end)
+    local depth, k, step, column, qt, s = b:arg(0), b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5)
+    local line = lines(b, step, nil, groups[1])
+    for i, n in ipairs(groups) do
+      b:loop(b:arg(5 + i), function()
+        local acc = {}
+        for j = 1, n * nv do acc[j] = b:splat(0) end
+        accumulate(b, acc, nv, depth, b:copy(k), column, b:copy(qt), line)
+        store_all(b, acc, s, scale)
+        b:g_set(k, b:g_add(k, n == 1 and step or b:g_mulk(step, n)))
+      end)
+    end
   end
 end
 
@@ -230,45 +249,24 @@ function M.weigh(nv, factor)
   end
 end
 
--- `n` columns of values: o[c][...] = o[c][...] * shrink + sum over keys of v[j][c] s[j][...].
-local function sums(b, nv, n, w, value, shrink)
-  local acc, p, q, left = {}, b:copy(w.v), b:copy(w.s), w.keys
-  local size = b.lanes * b.bytes
-  for i = 1, n * nv do acc[i] = b:mul(b:load(w.o, (i - 1) * size), shrink[(i - 1) % nv + 1]) end
-  b:loop(left, function()
-    local x = vectors(b, nv, q)
-    for c = 0, n - 1 do
-      local y = value(p, c)
-      for v = 1, nv do
-        local a = acc[c * nv + v]
-        b:set(a, b:fma(y, x[v], a))
-      end
-    end
-    b:g_set(p, b:g_add(p, w.step))
-    move(b, q, nv * size)
-  end)
-  for i, a in ipairs(acc) do b:store(w.o, a, (i - 1) * size) end
-  move(b, w.o, n * nv * size)
-end
-
---- words: width / wide, width % wide, keys, v, v row step, v column step, s, o, state. column: the last step when it is a
--- constant, in bytes, else nil
-function M.value(nv, wide, column)
+--- o[c][...] = o[c][...] * shrink + sum over keys of v[j][c] s[j][...]. words: keys, v, v row step, v column step, s, o,
+-- state, then how often each of `groups` (numbers of columns at once) runs. constant: the column step if known, else nil
+function M.value(nv, groups, constant)
   return function(b)
-    local w = { keys = b:arg(2), v = b:arg(3), step = b:arg(4), s = b:arg(6), o = b:arg(7) }
-    local by = not column and b:arg(5)
-    local value = column and function(p, i) return b:bcast(p, i * column) end or strided(b, by, wide)
-    local shrink = vectors(b, nv, b:arg(8), 2 * nv * b.lanes * b.bytes)
-    local far = by and b:g_mulk(by, wide)
-    local function past(n, step) b:g_set(w.v, column and b:g_addk(w.v, n * column) or b:g_add(w.v, step)) end
-    b:loop(b:arg(0), function()
-      sums(b, nv, wide, w, value, shrink)
-      past(wide, far)
-    end)
-    b:loop(b:arg(1), function()
-      sums(b, nv, 1, w, value, shrink)
-      past(1, by)
-    end)
+    local keys, v, step, s, o = b:arg(0), b:arg(1), b:arg(2), b:arg(4), b:arg(5)
+    local column = not constant and b:arg(3)
+    local line = lines(b, column, constant, groups[1])
+    local size = b.lanes * b.bytes
+    local shrink = vectors(b, nv, b:arg(6), 2 * nv * size)
+    for i, n in ipairs(groups) do
+      b:loop(b:arg(6 + i), function()
+        local acc = {}
+        for j = 1, n * nv do acc[j] = b:mul(b:load(o, (j - 1) * size), shrink[(j - 1) % nv + 1]) end
+        accumulate(b, acc, nv, keys, b:copy(v), step, b:copy(s), line)
+        store_all(b, acc, o, 1)
+        b:g_set(v, constant and b:g_addk(v, n * constant) or b:g_add(v, b:g_mulk(column, n)))
+      end)
+    end
   end
 end
 

@@ -74,6 +74,7 @@ function M.tile(mr, nv)
     local depth, a, b_first, b_step = b:arg(0), b:copy(b:arg(1)), b:arg(4), b:arg(5)
     local out, out_step, again = b:copy(b:arg(6)), b:arg(7), b:arg(8)
     local steps, line = multiples(b, b:arg(2), mr), b.lanes * b.bytes
+    local folds = line == 64 -- AVX-512 multiplies by an element in memory
     local function each_sum(acc, body)
       local row = b:copy(out)
       for i = 1, mr do
@@ -96,7 +97,7 @@ function M.tile(mr, nv)
         local v = {}
         for j = 1, nv do v[j] = b:load(column, (j - 1) * line) end
         for i = 1, mr do
-          local x = nv > 1 and not b.wide and rows:bcast(i - 1)
+          local x = not folds and rows:bcast(i - 1)
           for j = 1, nv do b:set(acc[i][j], b:fma(x or rows:bcast(i - 1), v[j], acc[i][j])) end
         end
         rows:advance(b.bytes)
@@ -227,7 +228,7 @@ function M.turn()
   return function(b)
     local rows, columns, from, to = b:arg(0), b:arg(1), b:copy(b:arg(2)), b:copy(b:arg(4))
     local step, out_step, line = b:arg(3), b:arg(5), b.lanes * b.bytes
-    local steps, out_steps = multiples(b, step, b.lanes), multiples(b, out_step, b.lanes)
+    local steps = multiples(b, step, b.lanes)
     local whole = b:g_shrk(rows, math.log(b.lanes, 2))
     if b.lanes > 1 then
       b:loop(whole, function()
@@ -257,7 +258,6 @@ function M.turn()
       b:g_set(from, b:g_add(from, step))
       b:g_set(to, b:g_addk(to, b.bytes))
     end)
-    return out_steps
   end
 end
 

@@ -8,10 +8,13 @@
 local M = {}
 local CHANNELS = 8
 
-local function clear_block(b)
-  local n, to = b:arg(0), b:arg(1)
-  local zero = b:splat(0)
-  b:each(n, { to }, function(mask) b:store(to, zero, 0, mask) end)
+--- words: elements, where. Fills them with a number.
+function M.fill_block(number)
+  return function(b)
+    local n, to = b:arg(0), b:arg(1)
+    local value = b:splat(number)
+    b:each(n, { to }, function(mask) b:store(to, value, 0, mask) end)
+  end
 end
 
 -- Both sides of a walk over channels and rows: body(from, to) for every row. Words from `first` on: channels, rows, x,
@@ -30,8 +33,8 @@ local function rows_of(b, first, body)
   end)
 end
 
--- words: columns, step of x in bytes, then the walk
-local function row_block(unit)
+--- words: columns, step of x in bytes, then the walk
+function M.row_block(unit)
   return function(b)
     local n, step = b:arg(0), b:arg(1)
     rows_of(b, 2, function(from, to)
@@ -43,9 +46,9 @@ local function row_block(unit)
   end
 end
 
--- Elements 0, 2, 4.. of x go to `even` and 1, 3, 5.. to `odd`; words: columns of x, elements for even, for odd, where even
--- and odd start in the row of the copy (bytes), then the walk. `odd` is left out when nobody reads it.
-local function pair_block(keep)
+--- Elements 0, 2, 4.. of x go to `even` and 1, 3, 5.. to `odd`; words: columns of x, elements for even, for odd, where even
+-- and odd start in the row of the copy (bytes), then the walk. keep.even, keep.odd = false: nobody reads these.
+function M.pair_block(keep)
   return function(b)
     local left, even, odd = b:arg(0), b:arg(1), b:arg(2)
     local times = b:g_shrk(b:g_addk(left, 2 * b.lanes - 1), math.log(2 * b.lanes, 2))
@@ -70,8 +73,8 @@ local function pair_block(keep)
   end
 end
 
--- C: low and high = the range of i with 0 <= i * stride + shift < size, cut to `count`.
-local function valid(k, stride, shift, size, count)
+--- C: low and high = the range of i with 0 <= i * stride + shift < size, cut to `count`.
+function M.valid(k, stride, shift, size, count)
   local low, high = k:name("low"), k:name("high")
   k:line("long %s = %s < 0 ? (%dL - %s) / %dL : 0, %s = %s - 1 - %s;", low, shift, stride - 1, shift, stride, high, size, shift)
   k:line("%s = %s < 0 ? 0 : %s / %dL + 1;", high, high, high, stride)
@@ -112,7 +115,7 @@ end
 local function lay_columns(k, c, l, block, w)
   k:open("for (long kw = 0; kw < %dL; kw++)", l.planes)
   k:line("long column = kw * %dL - %dL;", c.dilation[2], c.pad[2])
-  local low, high = valid(k, c.stride[2], "column", k:dim(c.size[2]), k:dim(l.pitch))
+  local low, high = M.valid(k, c.stride[2], "column", k:dim(c.size[2]), k:dim(l.pitch))
   w.column = ("(column + %s * %dL)"):format(low, c.stride[2])
   w.to = ("%s + kw * %s + %s"):format(w.to, k:dim(l.plane), low)
   k:open("if (%s > %s)", high, low)
@@ -144,7 +147,7 @@ local function lay_planes(k, c, l, block)
   k:line("long shift = kh * %dL - %dL;", c.dilation[1], c.pad[1])
   local step = l.split and c.stride[1] or 1
   local rows = l.split and k:dim(c.out[1]) or k:dim(k.dims:add(c.size[1], k.dims:const(2 * c.pad[1])))
-  local low, high = valid(k, step, "shift", k:dim(c.size[1]), rows)
+  local low, high = M.valid(k, step, "shift", k:dim(c.size[1]), rows)
   k:open("if (%s > %s)", high, low)
   lay(k, c, l, block, { low = low, high = high, step = step, shift = "shift",
     to = ("kh * %d * %s"):format(l.planes, k:dim(l.plane)) })
@@ -154,18 +157,18 @@ end
 
 local function block_of(k, c, l)
   local unit = k.dims:value(c.xs[4]) == 1
-  if not l.plane then return k:block(row_block(unit), c.dtype) end
-  if not (l.paired and unit) then return k:block(row_block(false), c.dtype) end
+  if not l.plane then return k:block(M.row_block(unit), c.dtype) end
+  if not (l.paired and unit) then return k:block(M.row_block(false), c.dtype) end
   l.way = "pairs"
   local both, odd = l.planes == 2, c.pad[2] % 2 == 1
-  return k:block(pair_block { even = both or not odd, odd = both or odd }, c.dtype)
+  return k:block(M.pair_block { even = both or not odd, odd = both or odd }, c.dtype)
 end
 
 --- Writes the step; nothing when x is read in place.
 function M.step(k, c, l)
   if not l.temp then return end
   local D = k.dims
-  local clear, lay = k:block(clear_block, c.dtype), block_of(k, c, l)
+  local clear, lay = k:block(M.fill_block(0), c.dtype), block_of(k, c, l)
   local parts = math.ceil(l.channels / CHANNELS)
   k:step { tiles = D:mul(c.samples, D:const(parts)), label = "padded copy" }
   k:tiles(function(t)

@@ -5,6 +5,7 @@
 -- walked row by row, or, where that wastes fewer lanes, as one flat run over the layout's pitch: the columns between rows
 -- are then computed too, and left behind when the rows are brought together.
 
+local planes = require "kernels.planes"
 local weights = require "kernels.conv_weights"
 
 local M = {}
@@ -135,14 +136,6 @@ end
 
 -- ---- the step ----
 
--- What the raw sums are written to: an output that can hold them until the epilogue has passed, or nil.
-local function output_for_sums(k, c)
-  if k.stored then return k.group.anchor end
-  for _, id in ipairs(k.group.outputs) do
-    if k.graph:dtype(id) == c.dtype then return id end
-  end
-end
-
 -- Lines and columns of a tile, capacity of the raw buffer per channel (elements).
 local function cut(k, c, p)
   local D, strip = k.dims, p.wide * k:lanes(c.dtype)
@@ -197,26 +190,6 @@ local function choose_walk(k, l, s, direct)
   k:line("if (some > lines) some = lines;")
 end
 
--- C: the epilogue over what the pass has written: whole planes, or rows.
-local function finish(k, c, s, target, raw)
-  if #k.group.epilogue == 0 and k.stored and target == k.group.anchor then return end
-  local bytes, plane = k:bytes(c.dtype), k:dim(s.plane)
-  k:line("long runs = columns == %s ? 1 : m, length = runs == 1 ? m * columns : columns, channels = valid;", k:dim(s.width))
-  if target then k:line("if (length == %s) { length *= channels; channels = 1; }", plane) end
-  k:open("for (long j = 0; j < channels; j++)")
-  k:open("for (long i = 0; i < runs; i++)")
-  k:line("long first = start + j * %s + (pass + i) * %s;", plane, k:dim(s.width))
-  local from
-  if not target then
-    from = ("(char *)%s + (j * %dL + i * columns) * %dL"):format(raw, s.capacity, bytes)
-  elseif target ~= k.group.anchor or not k.stored then
-    from = ("%s + first * %dL"):format(k:write(target), bytes)
-  end
-  k:epilogue { start = "first", n = "length", from = from }
-  k:close()
-  k:close()
-end
-
 -- C: sums of `m` lines from line `pass` of the tile on, to the raw buffer or straight to the target.
 local function compute(k, c, l, p, s, target, raw)
   local bytes, rows = k:bytes(c.dtype), s.capacity * k:bytes(c.dtype)
@@ -250,7 +223,7 @@ function M.emit(k, c, l)
   s.lines, s.columns, s.capacity = cut(k, c, p)
   s.line_parts, s.column_parts = k:ceildiv(c.out[1], s.lines), k:ceildiv(c.out[2], s.columns)
   s.sums, s.gather = k:block(sums_block(k, c, p, l.loops), c.dtype), l.flat and k:block(gather_block, c.dtype)
-  local target = output_for_sums(k, c)
+  local target = planes.target(k)
   k:step { tiles = k:product { c.samples, D:const(c.groups * p.blocks), s.line_parts, s.column_parts } }
   local raw = (l.flat or not target) and k:buffer(c.dtype, s.capacity * p.rows)
   k:tiles(function()
@@ -261,7 +234,9 @@ function M.emit(k, c, l)
     k:open("for (long pass = 0; pass < lines; pass += some)")
     k:line("long m = lines - pass < some ? lines - pass : some;")
     compute(k, c, l, p, s, target, raw)
-    finish(k, c, s, target, raw)
+    k:line("long begin = start + pass * %s;", k:dim(s.width))
+    planes.finish(k, { target = target, raw = ("(char *)%s"):format(raw), raw_plane = ("%dL"):format(s.capacity), start = "begin",
+      planes = "valid", lines = "m", columns = "columns", width = s.width, plane = s.plane })
     k:close()
   end)
 end

@@ -1,61 +1,58 @@
---- Pooling over [N, C, H, W]: max, average (padding counts as 0, the divisor is the whole window), adaptive average.
--- A tile is one output row; the window of each element is walked in C, clipped to the input. NaN wins a maximum.
+--- Pooling over [N, C, H, W]: max, average (padding counts as 0, the divisor is the whole window), adaptive average. NaN wins
+-- a maximum. Small windows slide over planes (window.lua); others are reduced one by one (pool_region.lua).
 
-local CHUNK = 512
+local region = require "kernels.pool_region"
+local vecmath = require "esper.vecmath"
+local window = require "kernels.window"
 
--- C lines that set h0, h1 (or w0, w1): the input range of output coordinate `at`.
-local function window(k, id, which, at, size, out)
-  local op, s = k.graph:op(id), which == 1 and "h" or "w"
-  if op == "adaptive_avg_pool2d" then
-    k:line("long %s0 = %s * %s / %s, %s1 = ((%s + 1) * %s + %s - 1) / %s;", s, at, size, out, s, at, size, out, out)
-    return
+local function max_op()
+  return {
+    start = function(b) return b:splat(-math.huge) end,
+    tap = function(b, acc, x) return vecmath.maximum(b, x, acc) end,
+    finish = function(_, acc) return acc end,
+  }
+end
+
+local function average_op(count)
+  return {
+    start = function(b) return b:splat(0) end,
+    tap = function(b, acc, x) return b:add(acc, x) end,
+    finish = function(b, acc) return b:div(acc, b:splat(count)) end,
+  }
+end
+
+-- What both ways need to know of the anchor.
+local function describe(k, id, x)
+  local out, size = k.graph:shape(id), k.graph:shape(k.graph:inputs(id)[1])
+  local p = { x = x, dtype = k.graph:dtype(id), samples = out[1], channels = out[2], xs = { unpack(x.strides) },
+    size = { size[3], size[4] }, out = { out[3], out[4] }, max = k.graph:op(id) == "max_pool2d" }
+  if k.graph:op(id) ~= "adaptive_avg_pool2d" then
+    p.tap, p.stride, p.pad = k.graph:attr(id, "kernel"), k.graph:attr(id, "stride"), k.graph:attr(id, "pad")
+    return p
   end
-  local kernel, stride, pad = k.graph:attr(id, "kernel")[which], k.graph:attr(id, "stride")[which], k.graph:attr(id, "pad")[which]
-  k:line("long %s0 = %s * %dL - %dL, %s1 = %s0 + %dL;", s, at, stride, pad, s, s, kernel)
-  k:line("if (%s0 < 0) %s0 = 0;", s, s)
-  k:line("if (%s1 > %s) %s1 = %s;", s, size, s, size)
+  local D = k.dims
+  p.adaptive = true
+  if D:value(out[3]) == 1 and D:value(out[4]) == 1 and p.xs[3] == D:mul(p.xs[4], size[4]) then -- a plane is one row
+    p.size, p.xs[3] = { D:const(1), D:mul(size[3], size[4]) }, D:const(0)
+  end
+  return p
+end
+
+local function windows(k, p)
+  local win = {
+    dtype = p.dtype, xs = p.xs, size = p.size, out = p.out, tap = p.tap, stride = p.stride, pad = p.pad, dilation = { 1, 1 },
+    planes = p.channels, samples = p.samples, outside = p.max and -math.huge or 0,
+    op = p.max and max_op() or average_op(p.tap[1] * p.tap[2]),
+    address = function(sample, plane) return k:at(p.x, { sample, plane }) end,
+  }
+  if not window.plan(k, win) then return false end
+  window.emit(k, win)
+  return true
 end
 
 local function emit(k, group)
-  local D, id = k.dims, group.anchor
-  local x = group.args[id][1]
-  local op, dtype = k.graph:op(id), k.graph:dtype(id)
-  local out, size = k.graph:shape(id), k.graph:shape(k.graph:inputs(id)[1])
-  local T, bytes = k:ctype(dtype), k:bytes(dtype)
-  local pieces = D:ceildiv(out[4], CHUNK)
-  local infinity = k.unit:helper(dtype == "f32"
-    and "static float es_this(void) { union { unsigned u; float f; } v; v.u = 0xff800000u; return v.f; }\n"
-    or "static double es_this(void) { union { unsigned long u; double f; } v; v.u = 0xfff0000000000000ul; return v.f; }\n")
-  k:step { tiles = k:product { out[1], out[2], out[3], pieces } }
-  local raw = not k.stored and k:buffer(dtype, CHUNK)
-  k:tiles(function(t)
-    k:line("long c0 = %s %% %s * %dL, rest = %s / %s, start = rest * %s + c0;", t, k:dim(pieces), CHUNK, t, k:dim(pieces), k:dim(out[4]))
-    k:line("long oh = rest %% %s; rest /= %s;", k:dim(out[3]), k:dim(out[3]))
-    k:line("long n = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(out[4]), CHUNK, k:dim(out[4]), CHUNK)
-    k:line("%s *to = %s;", T, raw or k:raw(("%s + start * %dL"):format(k:write(id), bytes), dtype))
-    k:line("char *plane = %s;", k:at(x, { ("rest / %s"):format(k:dim(out[2])), ("rest %% %s"):format(k:dim(out[2])) }))
-    window(k, id, 1, "oh", k:dim(size[3]), k:dim(out[3]))
-    k:open("for (long j = 0; j < n; j++)")
-    k:line("long ow = c0 + j;")
-    window(k, id, 2, "ow", k:dim(size[4]), k:dim(out[4]))
-    k:line("%s acc = %s;", T, op == "max_pool2d" and infinity .. "()" or "0")
-    k:open("for (long h = h0; h < h1; h++)")
-    k:open("for (long w = w0; w < w1; w++)")
-    k:line("%s v = %s[h * %s + w * %s];", T, k:raw("plane", dtype), k:dim(x.strides[3]), k:dim(x.strides[4]))
-    if op == "max_pool2d" then k:line("if (v > acc || v != v) acc = v;") else k:line("acc += v;") end
-    k:close()
-    k:close()
-    if op == "avg_pool2d" then
-      local kernel = k.graph:attr(id, "kernel")
-      k:line("to[j] = acc / %d;", kernel[1] * kernel[2])
-    elseif op == "adaptive_avg_pool2d" then
-      k:line("to[j] = acc / (%s)((h1 - h0) * (w1 - w0));", T)
-    else
-      k:line("to[j] = acc;")
-    end
-    k:close()
-    k:epilogue { start = "start", n = "n", from = raw and ("(char *)%s"):format(raw) or nil }
-  end)
+  local p = describe(k, group.anchor, group.args[group.anchor][1])
+  if p.adaptive or not windows(k, p) then region.emit(k, p) end
 end
 
 return { name = "pool", emit = emit }

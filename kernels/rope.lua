@@ -1,81 +1,128 @@
---- Recipe: rotary position embedding. A tile is one token: the table of its angles is made once, in
--- double precision, and turns the pairs of every batch and head.
+--- Recipe: rotary position embedding. A tile is TOKENS tokens: the table of their angles is made once and turns the pairs of
+-- every batch and head.
+--
+-- Angles are whole turns in fixed point, one integer of the element's width: pair i turns by f[i] = base^(-2i/d) / (2 pi)
+-- turns a token. The tile's first angle comes from a product in double precision, the others by adding f[i], which
+-- wraps exactly; TOKENS additions of half a unit each are 2^-28 turns (f32), below an ulp of the cosine.
+
 local vecmath = require "esper.vecmath"
 
-local CHUNK = 128 -- pairs a pass: a table of 2 KiB
+local TOKENS = 16
+local PAIRS = 64 -- of a pass: tables of at most 16 KiB
 
--- c[i], s[i] = cos, sin of token * e^(scale (first + i)), scale = -2 ln(base) / d; angles up to
--- 1.5e6 (vecmath.lua).
-local function angles(b)
-  local n, c, s = b:arg(0), b:arg(3), b:arg(4)
-  local scale, token = b:bcast(b:arg(2)), b:bcast(b:arg(2), 8)
+-- f[i] for pairs first .. first + n - 1. words: n, first, scale (one f64: -2 ln(base) / d), f
+local function turns_block(b)
+  local n, f, scale = b:arg(0), b:arg(3), b:bcast(b:arg(2))
   local at = b:cvt_f(b:iadd(b:splatg(b:arg(1)), b:iota())) -- numbers of the pairs
-  b:each(n, { c, s }, function(mask)
-    local angle = b:mul(token, vecmath.exp(b, b:mul(at, scale)))
-    b:store(c, vecmath.cos(b, angle), 0, mask)
-    b:store(s, vecmath.sin(b, angle), 0, mask)
+  b:each(n, { f }, function(mask)
+    b:store(f, b:mul(vecmath.exp(b, b:mul(at, scale)), b:splat(1 / (2 * math.pi))), 0, mask)
     b:set(at, b:add(at, b:splat(b.lanes)))
   end)
 end
 
--- The table for pairs first .. first + n - 1 of token t, as two arrays of the element type.
-local function table_of(k, dtype, t, first, n, scale)
-  local wide = { k:buffer("f64", CHUNK), k:buffer("f64", CHUNK) }
-  local set = k:name("set")
-  k:line("double %s[2]; %s[0] = %s; %s[1] = %s;", set, set, scale, set, t)
-  k:call(k:block(angles, "f64"), { n, first, set, wide[1], wide[2] })
-  if dtype == "f64" then return wide end
-  local narrow, i = { k:buffer(dtype, CHUNK), k:buffer(dtype, CHUNK) }, k:name("i")
-  k:open("for (long %s = 0; %s < %s; %s++)", i, i, n, i)
-  for part = 1, 2 do k:line("%s[%s] = %s[%s];", narrow[part], i, wide[part], i) end
-  k:close()
-  return narrow
+-- words: n, tokens, angle of the first token, angle a token (integers), cos, sin: tables [tokens][n]
+local function table_block(b)
+  local n, tokens, first, more, cos, sin = b:arg(0), b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5)
+  local unit = b:splat(2 ^ (-8 * b.bytes))
+  local quarter = b:isplat(-2 ^ (8 * b.bytes - 2))
+  local row = b:g_mulk(n, b.bytes)
+  b:each(n, { first, more, cos, sin }, function(mask)
+    local angle, step, c, s = b:isplat(0), b:iload(more, 0, mask), b:copy(cos), b:copy(sin)
+    b:set(angle, b:iload(first, 0, mask))
+    b:loop(tokens, function()
+      b:store(c, vecmath.cos_turns(b, b:mul(b:cvt_f(angle), unit)), 0, mask)
+      b:store(s, vecmath.cos_turns(b, b:mul(b:cvt_f(b:iadd(angle, quarter)), unit)), 0, mask)
+      b:set(angle, b:iadd(angle, step))
+      b:g_set(c, b:g_add(c, row))
+      b:g_set(s, b:g_add(s, row))
+    end)
+  end)
 end
 
--- Words: n, x of the first halves, x of the second halves, byte stride of x, cos, sin, two results
--- (contiguous).
-local function turn(b)
-  local n, x, y, step, c, s, u, v = b:arg(0), b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5), b:arg(6), b:arg(7)
-  b:each(n, { { x, step = step }, { y, step = step }, c, s, u, v }, function(mask)
-    local p, q = b:loads(x, step, 0, mask), b:loads(y, step, 0, mask)
-    local cos, sin = b:load(c, 0, mask), b:load(s, 0, mask)
-    b:store(u, b:sub(b:mul(p, cos), b:mul(q, sin)), 0, mask)
-    b:store(v, b:add(b:mul(q, cos), b:mul(p, sin)), 0, mask)
-  end)
+-- Turns n pairs of each token. words: tokens, n, x, token step of x, from a pair's first half to its second, step along
+-- the halves, cos, sin, out, token step of out, from the first half to the second there. Steps in bytes.
+local function turn_block(contiguous)
+  return function(b)
+    local n, x, far, step, out, out_far = b:arg(1), b:arg(2), b:arg(4), b:arg(5), b:arg(8), b:arg(10)
+    local cos, sin = b:arg(6), b:arg(7)
+    local row = b:g_mulk(n, b.bytes)
+    local along = b:arg(3)
+    local out_along = b:arg(9)
+    b:loop(b:arg(0), function()
+      local p, u, c, s = b:copy(x), b:copy(out), b:copy(cos), b:copy(sin)
+      local q, v = b:g_add(x, far), b:g_add(out, out_far)
+      local function moving(g) return contiguous and g or { g, step = step } end
+      local function load(g, mask) return contiguous and b:load(g, 0, mask) or b:loads(g, step, 0, mask) end
+      b:each(n, { moving(p), moving(q), c, s, u, v }, function(mask)
+        local first, second = load(p, mask), load(q, mask)
+        local cosine, sine = b:load(c, 0, mask), b:load(s, 0, mask)
+        b:store(u, b:sub(b:mul(first, cosine), b:mul(second, sine)), 0, mask)
+        b:store(v, b:fma(second, cosine, b:mul(first, sine)), 0, mask)
+      end)
+      b:g_set(x, b:g_add(x, along))
+      b:g_set(out, b:g_add(out, out_along))
+      b:g_set(cos, b:g_add(cos, row))
+      b:g_set(sin, b:g_add(sin, row))
+    end)
+  end
+end
+
+-- The tables for pairs first .. first + n - 1 of tokens t0 .. t0 + tokens - 1. Gives the names of cos and sin.
+local function tables(k, r)
+  local f, start, step = k:buffer("f64", PAIRS), k:buffer(r.integer, PAIRS), k:buffer(r.integer, PAIRS)
+  local cos, sin = k:buffer(r.dtype, TOKENS * PAIRS), k:buffer(r.dtype, TOKENS * PAIRS)
+  k:line("double scale[1]; scale[0] = %.17g / %s;", -2 * math.log(k.graph:attr(r.id, "base")), k:dim(r.width))
+  k:call(k:block(turns_block, "f64", "rope turns"), { "n", "first", "scale", f })
+  k:open("for (long i = 0; i < n; i++)")
+  local unit, T = ("%.17g"):format(2 ^ (8 * r.bytes)), k:ctype(r.integer)
+  k:line("double at = %s[i] * t0, more = %s[i];", f, f)
+  k:line("at -= (long)(at + 0.5); more -= (long)(more + 0.5);") -- half a turn at most either way; angles are not negative
+  k:line("%s[i] = (%s)(long)(at * %s);", start, T, unit)
+  k:line("%s[i] = (%s)(long)(more * %s);", step, T, unit)
+  k:close()
+  k:call(k:block(table_block, r.dtype, "rope table"), { "n", "tokens", start, step, cos, sin })
+  return cos, sin
 end
 
 local function emit(k, group)
   local id, D = group.anchor, k.dims
   local arg, shape, dtype = group.args[id][1], k.graph:shape(id), k.graph:dtype(id)
   local rank, bytes = #shape, k:bytes(dtype)
-  local tokens, width = shape[rank - 1], shape[rank]
-  local half, lead, lead_strides = D:floordiv(width, 2), {}, {}
+  local count, width = shape[rank - 1], shape[rank]
+  local r = { id = id, dtype = dtype, integer = dtype == "f32" and "i32" or "i64", bytes = bytes, width = width }
+  local lead, lead_strides = {}, {}
   for axis = 1, rank - 2 do lead[axis], lead_strides[axis] = shape[axis], arg.strides[axis] end
-  k:step{ tiles = tokens }
+  local inner = arg.strides[rank]
+  local contiguous = D:value(inner) == 1
+  local turn = k:block(turn_block(contiguous), dtype, "rope turn " .. tostring(contiguous))
+  local temp = not k.stored and k:temp(D:mul(k:product(shape), D:const(bytes)))
+  k:step { tiles = D:ceildiv(count, TOKENS) }
+  local base, half = temp and k:ptr(temp) or k:write(id), k:dim(D:floordiv(width, 2))
   k:tiles(function(t)
-    local first, n, h = k:name("first"), k:name("n"), k:dim(half)
-    local u, v = k:buffer(dtype, CHUNK), k:buffer(dtype, CHUNK)
-    k:open("for (long %s = 0; %s < %s; %s += %dL)", first, first, h, first, CHUNK)
-    k:line("long %s = %s - %s;", n, h, first)
-    k:line("if (%s > %dL) %s = %dL;", n, CHUNK, n, CHUNK)
-    local scale = ("%.17g / %s"):format(-2 * math.log(k.graph:attr(id, "base")), k:dim(width))
-    local cs = table_of(k, dtype, t, first, n, scale)
-    k:walk{ extents = lead, start = "0L", n = k:dim(k:product(lead)),
-            operands = { { at = k:read(arg), offset = arg.offset, strides = lead_strides, bytes = bytes } },
-            body = function(w)
-      local j, x, to = k:name("j"), k:name("x"), k:name("to")
-      local step = k:dim(arg.strides[rank])
-      k:open("for (long %s = 0; %s < %s; %s++)", j, j, w.n, j)
-      k:line("char *%s = %s + (%s * %s + %s * %s + %s * %s) * %dL;", x, w[1].ptr, j, k:dim(w[1].step), t,
-        k:dim(arg.strides[rank - 1]), first, step, bytes)
-      k:line("long %s = ((%s + %s) * %s + %s) * %s + %s;", to, w.pos, j, k:dim(tokens), t, k:dim(width), first)
-      local far = ("%s + %s * %s * %dL"):format(x, h, step, bytes)
-      k:call(k:block(turn), { n, x, far, ("%s * %dL"):format(step, bytes), cs[1], cs[2], u, v })
-      k:epilogue{ start = to, n = n, from = "(char *)" .. u }
-      k:epilogue{ start = ("%s + %s"):format(to, h), n = n, from = "(char *)" .. v }
-      k:close()
-    end }
+    k:line("const long t0 = %s * %dL, tokens = %s - t0 < %dL ? %s - t0 : %dL;", t, TOKENS, k:dim(count), TOKENS, k:dim(count), TOKENS)
+    k:open("for (long first = 0; first < %s; first += %dL)", half, PAIRS)
+    k:line("const long n = %s - first < %dL ? %s - first : %dL;", half, PAIRS, half, PAIRS)
+    local cos, sin = tables(k, r)
+    k:walk { extents = lead, start = "0L", n = k:dim(k:product(lead)),
+      operands = { { at = k:read(arg), offset = arg.offset, strides = lead_strides, bytes = bytes } },
+      body = function(w)
+        k:open("for (long j = 0; j < %s; j++)", w.n)
+        k:line("char *x = %s + (j * %s + t0 * %s + first * %s) * %dL;", w[1].ptr, k:dim(w[1].step), k:dim(arg.strides[rank - 1]),
+          k:dim(inner), bytes)
+        k:line("char *to = %s + (((%s + j) * %s + t0) * %s + first) * %dL;", base, w.pos, k:dim(count), k:dim(width), bytes)
+        local function size(d) return ("%s * %dL"):format(d, bytes) end
+        k:call(turn, { "tokens", "n", "x", size(k:dim(arg.strides[rank - 1])), size(half .. " * " .. k:dim(inner)), size(k:dim(inner)),
+          cos, sin, "to", size(k:dim(width)), size(half) })
+        k:close()
+      end }
     k:close()
+    -- Every head's rows of these tokens are whole now and, a row being contiguous, one run.
+    if #group.epilogue > 0 then
+      k:open("for (long j = 0; j < %s; j++)", k:dim(k:product(lead)))
+      k:line("const long start = (j * %s + t0) * %s;", k:dim(count), k:dim(width))
+      k:epilogue { start = "start", n = "tokens * " .. k:dim(width), from = temp and ("%s + start * %dL"):format(base, bytes) or nil }
+      k:close()
+    end
   end)
 end
 

@@ -14,6 +14,10 @@ local function says(code, fragment, got, err)
   assert.equal(code, got, err)
   assert.truthy(err:find("^esper: ") and err:lower():find(fragment:lower(), 1, true), err)
 end
+local function json(arguments, before)
+  local _, out = esper(arguments .. " --json", before)
+  return cjson.decode(out)
+end
 local function fails(code, fragment, arguments, before)
   local got, _, err = esper(arguments, before)
   says(code, fragment, got, err)
@@ -155,11 +159,39 @@ describe("command #process", function()
     assert.equal(0, (esper("store rm " .. key)))
     local _, why = esper("store why " .. SMALL)
     assert.falsy(why:find "^found")
+    assert.equal(0, (esper "store gc"))
     assert.equal(0, (esper("store import '" .. files.path "all.es" .. "'")))
     _, why = esper("store why " .. SMALL)
-    assert.truthy(why:find "^found", why)
+    assert.truthy(why:find "^found" and why:find("not in the index yet", 1, true), why) -- an export has no index
+    assert.equal("CACHED", json("compile " .. SMALL .. " --no-certify").status)
+    _, why = esper("store why " .. SMALL)
+    assert.truthy(why:find("a compile builds nothing", 1, true), why)
+    assert.equal(0, (esper("store rm " .. key)))
+    local before = json "store verify"
+    assert.truthy(before.orphans >= 1 and before.index_bad == 0 and before.bad == 0)
     local code, text = esper "store gc --bytes 0"
     assert.truthy(code == 0 and text:find "deleted")
+    local after = json "store verify"
+    assert.truthy(after.indexed == 0 and after.records == 0)
+  end)
+
+  it("finds nothing that another build has stored", function()
+    local tree = files.path "othertree"
+    os.execute("mkdir -p '" .. tree .. "'; cp -r lua kernels blueprints docs '" .. tree .. "/'")
+    local before = "export ESPER_STORE='" .. files.path "builds" .. "'; "
+    local edited = before .. "export ESPER_LUA_DIR='" .. tree .. "'; "
+    local function status(environment)
+      local code, out, err = esper("compile " .. SMALL .. " --no-certify --json", environment)
+      assert.equal(0, code, err)
+      return cjson.decode(out).status
+    end
+    assert.equal("SUCCESS", status(before))
+    local recipe = assert(io.open(tree .. "/kernels/contract.lua", "a"))
+    recipe:write "-- edited\n"
+    recipe:close()
+    assert.equal("SUCCESS", status(edited))
+    assert.equal("CACHED", status(edited))
+    assert.equal("CACHED", status(before))
   end)
 
   it("works without a home, and says what is wrong with a store", function()
@@ -168,7 +200,14 @@ describe("command #process", function()
     files.write("plain", "x")
     fails(1, "plain", "compile " .. SMALL, "export ESPER_STORE='" .. files.path "plain" .. "';")
     fails(1, "/proc/nope", "compile " .. SMALL, "export ESPER_STORE=/proc/nope;")
-    fails(1, "space", "compile " .. SMALL .. " --no-certify", "export ESPER_STORE='" .. files.path "full" .. "'; trap '' XFSZ; ulimit -f 8;")
+    -- The compile is stored while there is room; its certificate then is not, which must be said.
+    local little = "export ESPER_STORE='" .. files.path "little" .. "'; "
+    assert.equal(0, (esper("compile " .. SMALL .. " --no-certify", little)))
+    fails(1, "the certificate cannot be stored", "compile " .. SMALL, little .. "trap '' XFSZ; ulimit -f 48;")
+    local again = json("compile " .. SMALL .. " --no-certify", little)
+    assert.truthy(again.status == "CACHED" and again.certificate == cjson.null) -- what was stored before is still there
+    fails(1, "the certificate cannot be stored", "validate " .. SMALL .. " --mode eval --shapes 1", little .. "trap '' XFSZ; ulimit -f 48;")
+    fails(1, "space", "compile " .. SMALL .. " --no-certify", "export ESPER_STORE='" .. files.path "full" .. "'; trap '' XFSZ; ulimit -f 48;")
   end)
 
   it("recompiles what a damaged store lost, and loses nothing else", function()

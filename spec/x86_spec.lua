@@ -268,6 +268,17 @@ describe("x86 encoder #process", function()
     assert.same({}, differences())
   end)
 
+  it("names features for exactly the forms there are, and none beyond those of the two instruction sets", function()
+    local vex, evex = { ["-"] = true, avx = true, avx2 = true, fma = true, f = true }, { ["-"] = true, f = true, dq = true }
+    for _, row in rows() do
+      if not row.general then
+        assert.is_true(vex[field(row, "vex_needs")] and evex[field(row, "evex_needs")], field(row, "name"))
+        assert.equal(field(row, "vex") == "", field(row, "vex_needs") == "-", field(row, "name"))
+        assert.equal(field(row, "evex") == "", field(row, "evex_needs") == "-", field(row, "name"))
+      end
+    end
+  end)
+
   it("refuses what does not exist", function()
     local numbers, count = {}, 0
     for op, row in rows() do numbers[field(row, "name")], count = op, op + 1 end

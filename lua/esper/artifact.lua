@@ -1,8 +1,12 @@
 --- Artifacts: compiled kernels as store records and back. Between compile.lua and src/store.
 -- A record holds the canonical graph, the unit's C text, the object, the plan and, once proved, the certificate; its key
 -- is over everything that decides what the kernel does: graph, hyper-parameters, mode, dtype, target, passes, build.
+-- The index finds it by its source: what the graph comes from, in place of the graph and the hyper-parameters. It leads to
+-- any record of that graph; which one is wanted, the choices tuned here say.
+-- What a stored kernel need not have to run (graph, unit, object) stays in the record until it is asked for: M.part.
 local native = require "esper.native"
 local dims = require "esper.dims"
+local pack = require "esper.pack"
 local tuning = require "esper.tuning"
 local C = native.C
 local M = {}
@@ -54,61 +58,158 @@ function M.key(r)
   return native.string(hex)
 end
 
-local function section(record, name)
+-- What the processor can do decides how libm computes, and so perhaps a number in a blueprint.
+local abilities
+local function host()
+  if not abilities then
+    abilities = {}
+    for isa = 0, 7 do abilities[isa + 1] = C.es_isa_supported(isa) and "1" or "0" end
+    abilities = table.concat(abilities)
+  end
+  return abilities
+end
+
+--- Hash of a source, given its identity (sandbox.identity) and a result that has mode, dtype, isa and passes.
+function M.source(r, identity)
+  local all = pack.pack { identity, r.mode, r.dtype, "cpu/" .. r.isa, r.passes, build(), host() }
+  local hash = native.new("es_hash")
+  C.es_hash_of(all, #all, hash)
+  return hash
+end
+
+-- A section's bytes where they lie in the record, and their number; nil when it is empty.
+local function view(record, name)
   local k = native.section[name]
   if record.bytes[k] == nil then return nil end
-  return native.string(record.bytes[k], tonumber(record.length[k]))
+  return record.bytes[k], tonumber(record.length[k])
 end
 
-local function plan_of(bytes)
-  local plan = C.es_plan_decode(bytes, #bytes, native.fresh())
-  if plan == nil then return native.failure() end
-  return native.gc(plan, C.es_plan_release)
+local function section(record, name)
+  local bytes, length = view(record, name)
+  return bytes and native.string(bytes, length)
 end
 
---- { plan=, object=, unit=, certificate= } or nil: nothing there, or nothing usable there (then it is compiled anew).
-function M.load(store, r)
+local PARTS = {
+  graph_text = function(record) return section(record, "graph") end,
+  unit = function(record) return section(record, "c") end,
+  object = function(record) return section(record, "object") end,
+  graph = function(record, r)
+    local graph, why = require("esper.graph").parse(r.graph_text or "")
+    if not graph then error(("stored graph of %s: %s; remove the record %s"):format(r.name, why, r.key), 0) end
+    return graph
+  end,
+}
+
+--- A part of a stored result that was not needed so far; kept from then on. nil for what is no part.
+function M.part(r, name)
+  local make, record = PARTS[name], rawget(r, "record")
+  local value = make and record and make(record, r)
+  if value ~= nil then rawset(r, name, value) end
+  return value
+end
+
+-- The record under a key, or nil: nothing there, or nothing usable there (then it is compiled anew).
+local function record_of(store, hash)
   local record = native.new("es_record")
-  if C.es_store_get(store, r.c_hash, record, native.fresh()) ~= 0 then return nil end
-  native.gc(record, C.es_record_free)
-  local plan, object = section(record, "plan"), section(record, "object")
-  local decoded = plan and object and plan_of(plan)
-  if not decoded then return nil end
-  return { plan = decoded, object = object, unit = section(record, "c"), certificate = section(record, "certificate") }
+  if C.es_store_get(store, hash, record, native.fresh()) ~= 0 then return nil end
+  return native.gc(record, C.es_record_free)
+end
+
+--- { record=, plan=, object=, length=, certificate= } under the result's key, or nil.
+function M.load(store, r)
+  local record = record_of(store, r.c_hash)
+  local object, length
+  if record then object, length = view(record, "object") end
+  local bytes, size = nil, nil
+  if object then bytes, size = view(record, "plan") end
+  local plan = bytes and C.es_plan_decode(bytes, size, native.fresh())
+  if plan == nil then return nil end
+  return { record = record, plan = native.gc(plan, C.es_plan_release), object = object, length = length,
+    certificate = section(record, "certificate") }
+end
+
+local name_buffer = native.new("char[?]", native.source_name_max + 1)
+
+-- Hash of a key with another target.
+local function hash_with(key, target)
+  local copy, hash = native.new("es_key", key), native.new("es_hash")
+  copy.target = target
+  C.es_key_hash(copy, hash)
+  return hash
+end
+
+local function tuning_target(r) return ("tuning/%s/%s"):format(r.isa, tuning.model()) end
+
+-- The choices that a tuning record holds.
+local function choices(store, hash)
+  local record = record_of(store, hash)
+  local text = record and section(record, "tuning")
+  return text and #text > 0 and text or nil
+end
+
+--- Asks the index: the same as load, and name, key, hyper and tuning into the result; nil when the index does not lead there.
+function M.find(store, r)
+  local hash = native.new("es_hash")
+  if C.es_store_find(store, r.c_source, hash, name_buffer, native.fresh()) ~= 0 then return nil end
+  local name, hex = native.string(name_buffer), native.new("char[65]")
+  r.c_hash = hash
+  local stored = M.load(store, r)
+  if not stored then return nil end
+  r.tuning = choices(store, hash_with(stored.record.key, tuning_target(r)))
+  local target = target_of(r)
+  if native.string(stored.record.key.target) ~= target then
+    r.c_hash = hash_with(stored.record.key, target)
+    stored = M.load(store, r)
+    if not stored then return nil end
+  end
+  C.es_hash_hex(r.c_hash, hex)
+  r.name, r.key, r.c_key = name, native.string(hex), stored.record.key
+  r.hyper = native.string(r.c_key.hyper)
+  return stored
+end
+
+-- es_source of a result, nil when it has none; the second value keeps its strings alive.
+local function source_of(r)
+  if not r.c_source then return nil end
+  local source = native.new("es_source")
+  source.hash, source.name = r.c_source, r.name
+  return source, r.name
+end
+
+--- Lets the index lead from the result's source to a record that was found by its graph. Best effort: a store that cannot
+-- be written serves as before.
+function M.note(store, r)
+  local source = source_of(r)
+  if source then C.es_store_index(store, source, r.c_hash, native.fresh()) end
 end
 
 --- Puts a result, with its certificate when there is one, into the store. On disk when it returns true.
 function M.save(store, r, certificate)
-  local record = native.new("es_record")
+  local record, source = native.new("es_record"), source_of(r)
   record.key = r.c_key
   record.created = os.time()
-  local held = { graph = r.graph:text(false), c = r.unit, object = r.object,
+  local held = { graph = r.graph_text or r.graph:text(false), c = r.unit, object = r.object,
     plan = native.text(C.es_plan_encode, r.plan), certificate = certificate }
   for name, bytes in pairs(held) do
     local k = native.section[name]
     record.bytes[k] = native.cast("const char *", bytes)
     record.length[k] = #bytes
   end
-  if C.es_store_put(store, record, nil, native.fresh()) ~= 0 then return native.failure() end
+  if C.es_store_put(store, record, source, native.fresh()) ~= 0 then return native.failure() end
   return held and true -- `held` keeps the bytes alive during the put
 end
 
--- The tuned choices of a graph on this processor are a record of their own.
-local function tuning_key(r) return key_of(r, ("tuning/%s/%s"):format(r.isa, tuning.model())) end
-
---- Text of the choices tuned for a result's graph here, or nil.
+--- Text of the choices tuned for a result's graph on this processor, or nil. They are a record of their own.
 function M.tuning(store, r)
-  local key, anchors = tuning_key(r)
+  local key, anchors = key_of(r, tuning_target(r))
   if not key then return nil end
-  local hash, record = native.new "es_hash", native.new "es_record"
+  local hash = native.new "es_hash"
   C.es_key_hash(key, hash)
-  if C.es_store_get(store, hash, record, native.fresh()) ~= 0 then return nil, anchors end
-  native.gc(record, C.es_record_free)
-  return section(record, "tuning")
+  return choices(store, hash), anchors
 end
 
 function M.save_tuning(store, r, text)
-  local key, anchors, status = tuning_key(r)
+  local key, anchors, status = key_of(r, tuning_target(r))
   if not key then return nil, anchors, status end
   local record = native.new "es_record"
   record.key, record.created = key, os.time()

@@ -4,17 +4,19 @@
 --   source  blueprint name, path, or declaration
 --   opts    set= mode= dtype=      as blueprint.build takes them
 --           build=                 who builds the graph: blueprint.build (default) or sandbox.build
+--           read= identity=        of sandbox, where build is: then a store is first asked by source, and a hit builds nothing
 --           isa=                   "scalar" ...; the best of this machine by default
 --           passes=                { text=, name= } a user's pass file, or an array of passes
 --           store=                 es_store * or nil
 --           tuning=                choices of recipes (tuning.lua); those of the store, else the defaults, unless given
+--           anew=                  the index may be out of date: look at the tuned choices, and write it again
 --           show= listing=         keep the graph before and after every pass; keep the vector ("vec") or machine
 --                                  instructions ("asm") of every block
 --   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
---           graph= info=           the graph before the passes, and what blueprint.build says about it
+--           graph=                 the graph before the passes; of a stored kernel, read from its record when asked for
 --           name= mode= dtype= isa= hyper= key= status="SUCCESS"|"CACHED"
 --           flops= bytes= workspace=   text over the dims     kernels=   number of steps
---           unit= object=          C text and object code     certificate_text=   what the store held, or nil
+--           unit= object=          C text and object code, likewise      certificate_text=   what the store held, or nil
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
 --               sharing, per group its steps
@@ -72,15 +74,21 @@ local function block_text(name, made, listing, labels)
   return ("%s (%s, %d lanes)\n%s"):format(name, made.type, made.lanes, text)
 end
 
--- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group.
+-- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group and gives its
+-- anchor, which is what a block computes that says nothing else.
 local function listed(unit, listing, labels, blocks)
   local plain, known = unit.block, {}
   function unit:block(build, dtype)
+    local names, anchor = labels()
     local made
-    local name = plain(self, function(b) made = b return build(b) end, dtype)
+    local name = plain(self, function(b)
+      made = b
+      if anchor then b:note(anchor) end
+      return build(b)
+    end, dtype)
     if not known[name] then
       known[name] = true
-      blocks[#blocks + 1] = block_text(name, made, listing, labels())
+      blocks[#blocks + 1] = block_text(name, made, listing, names)
     end
     return name
   end
@@ -106,19 +114,29 @@ local function object_of(unit)
   return native.string(out.bytes, out.length)
 end
 
-local function kernel_of(plan, object)
+local function kernel_of(plan, object, length)
   local code, kernel = native.new("es_code *[1]"), native.new("es_kernel *[1]")
-  if C.es_code_load(object, #object, code, native.fresh()) ~= 0 then need(native.failure()) end
+  if C.es_code_load(object, length, code, native.fresh()) ~= 0 then need(native.failure()) end
   local image = native.gc(code[0], C.es_code_release)
   if C.es_kernel_new(plan, image, kernel, native.fresh()) ~= 0 then need(native.failure()) end
   return native.gc(kernel[0], C.es_kernel_release)
 end
 
-local function build_graph(r, opts)
-  r.graph, r.info = need((opts.build or blueprint.build)(r.source, { set = opts.set, mode = opts.mode, dtype = opts.dtype }))
-  r.name, r.mode, r.dtype, r.hyper = r.info.name, r.info.mode, r.info.dtype, artifact.hyper(r.info.hyper)
+-- What is known before the graph.
+local function settle(r, opts)
+  r.mode, r.dtype = opts.mode or "eval", opts.dtype or "f32"
   r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
   r.passes = passes.signature(r.list)
+  if not opts.read then return end -- what follows is for a store
+  r.source = need(opts.read(r.source))
+  local identity = opts.identity(r.source, opts)
+  if identity and not opts.tuning then r.c_source = artifact.source(r, identity) end
+end
+
+local function build_graph(r, opts)
+  local info
+  r.graph, info = need((opts.build or blueprint.build)(r.source, { set = opts.set, mode = opts.mode, dtype = opts.dtype }))
+  r.name, r.mode, r.dtype, r.hyper = info.name, info.mode, info.dtype, artifact.hyper(info.hyper)
 end
 
 local function build_groups(r, opts)
@@ -134,60 +152,73 @@ local function choices_for(r, opts)
   return text and #text > 0 and text or nil
 end
 
--- What the store holds under the key; a record that today's loader refuses counts as absent and is compiled anew.
-local function from_store(r, opts)
-  local stored = artifact.load(opts.store, r)
-  if not stored then return false end
-  local usable, kernel = pcall(kernel_of, stored.plan, stored.object)
+-- Makes a kernel of what the store gave; a record that today's loader refuses counts as absent and is compiled anew.
+local function take(r, stored)
+  local usable, kernel = pcall(kernel_of, stored.plan, stored.object, stored.length)
   if not usable then return false end
-  r.kernel = kernel
-  r.status, r.plan, r.object, r.unit, r.certificate_text =
-    "CACHED", stored.plan, stored.object, stored.unit, stored.certificate
+  r.status, r.kernel, r.plan, r.record, r.certificate_text = "CACHED", kernel, stored.plan, stored.record, stored.certificate
   return true
 end
 
+local function compile_fresh(r, opts, lap)
+  local unit, code
+  build_groups(r, opts)                                                                   lap "passes"
+  unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing, r.tuning and tuning.decode(r.tuning))
+  r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
+  r.object = object_of(r.unit)                                                            lap "object"
+  local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
+  r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
+  r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
+end
+
 local function compile(r, opts)
-  local lap, code = stopwatch(r), nil
+  local lap, store = stopwatch(r), opts.store
+  settle(r, opts)
+  local stored = store and r.c_source and not opts.anew and artifact.find(store, r)
+  stored = stored and take(r, stored)                                                     lap "index"
+  if stored then
+    artifact.describe(r)
+    return r
+  end
   build_graph(r, opts)                                                                    lap "blueprint"
   r.tuning = choices_for(r, opts)
   r.key = need(artifact.key(r))                                                           lap "key"
-  local stored = opts.store and from_store(r, opts)                                       lap "store"
-  if not stored then
-    build_groups(r, opts)                                                                 lap "passes"
-    local unit
-    unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing, r.tuning and tuning.decode(r.tuning))
-    r.unit, r.choices = unit:text(), unit.choices                                         lap "recipes"
-    r.object = object_of(r.unit)                                                          lap "object"
-    local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
-    r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code            lap "plan"
-    r.kernel = kernel_of(r.plan, r.object)                                                lap "load"
-  end
+  stored = store and artifact.load(store, r)
+  stored = stored and take(r, stored)                                                     lap "store"
+  if not stored then compile_fresh(r, opts, lap) end
   artifact.describe(r)
-  if opts.store and not stored then
-    need(artifact.save(opts.store, r))                                                    lap "put"
+  if store and stored then
+    artifact.note(store, r)                                                               lap "note"
+  elseif store then
+    need(artifact.save(store, r))                                                         lap "put"
   end
   return r
 end
 
 local function early(r, opts)
+  settle(r, opts)
   build_graph(r, opts)
   build_groups(r, opts)
   return r
 end
 
 local function keyed(r, opts)
+  settle(r, opts)
   build_graph(r, opts)
   r.tuning = choices_for(r, opts)
   r.key = need(artifact.key(r))
   return r
 end
 
+-- Parts of a stored kernel are read when they are asked for.
+local Result = { __index = artifact.part }
+
 -- Runs a pipeline; a failure becomes nil, message, status, a defect in our Lua an EINTERNAL with its traceback.
 local function guarded(pipeline, source, opts)
   local ok, result = xpcall(pipeline, function(e)
     if type(e) == "table" then return e end
     return { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
-  end, { source = source }, opts or {})
+  end, setmetatable({ source = source }, Result), opts or {})
   if ok then return result end
   return nil, result.message, result.status
 end

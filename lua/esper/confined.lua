@@ -1,8 +1,9 @@
 --- The Lua half of the sandbox: what a blueprint sees, and the build inside the sandbox's state. Loaded there by
 -- src/bind/sandbox.c only, as trusted code; blueprint text reaches it through closures alone.
 -- The environment is fresh for every blueprint: nothing one blueprint changes is seen by the next. It has no way to files,
--- modules, code loading, other environments, metatables, threads or random numbers, and `pairs` goes in a fixed order, so one
--- text always gives one graph.
+-- modules, code loading, other environments, metatables, threads, clocks, addresses or random numbers, and `pairs` and `next` go
+-- in a fixed order, so one text with the same options always gives one graph: the store's index relies on it. (What Lua itself
+-- leaves open, the length of a list with holes, is open here too.)
 
 local blueprint = require "esper.blueprint"
 local builder = require "esper.ops.builder"
@@ -63,30 +64,57 @@ function safe.sort(t, before)
   if not ok then error(message, 0) end
 end
 
--- Numbers ascending, then texts ascending, then other keys; entries removed on the way are skipped.
+-- Order of keys: numbers, texts, booleans, each ascending, then one other key at most: where two tables or functions come
+-- depends on their addresses.
+local RANK = { number = 1, string = 2, boolean = 3 }
+local function rank(k) return RANK[type(k)] or 4 end
+
+local function precedes(a, b)
+  local first, second = rank(a), rank(b)
+  if first ~= second then return first < second end
+  if first == 3 then return b and not a end
+  return first < 3 and a < b
+end
+
+local function refuse_order(who)
+  error(who .. ": several keys are neither numbers, texts nor booleans, so they have no order; keep them in a list", 3)
+end
+
+-- Entries removed on the way are skipped.
 function safe.pairs(t)
   if type(t) ~= "table" then error("pairs wants a table, got " .. value.describe(t), 2) end
-  local numbers, texts, others = {}, {}, {}
+  local keys, others = {}, 0
   for k in pairs(t) do
-    local list = type(k) == "number" and numbers or type(k) == "string" and texts or others
-    list[#list + 1] = k
+    keys[#keys + 1] = k
+    if rank(k) == 4 then others = others + 1 end
   end
-  sort(numbers)
-  sort(texts)
-  for _, list in ipairs { texts, others } do
-    for _, k in ipairs(list) do numbers[#numbers + 1] = k end
-  end
+  if others > 1 then refuse_order "pairs" end
+  sort(keys, precedes)
   local at = 0
   return function()
     local k, v
     repeat
       at = at + 1
-      k = numbers[at]
+      k = keys[at]
       if k == nil then return nil end
       v = t[k]
     until v ~= nil
     return k, v
   end
+end
+
+-- The least key after `last`.
+function safe.next(t, last)
+  if type(t) ~= "table" then error("next wants a table, got " .. value.describe(t), 2) end
+  local least, others
+  for k in pairs(t) do
+    if rank(k) == 4 then
+      if others ~= nil then refuse_order "next" end
+      others = k
+    end
+    if (last == nil or precedes(last, k)) and (least == nil or precedes(k, least)) then least = k end
+  end
+  return least, t[least]
 end
 
 -- ---- the environment ----
@@ -96,9 +124,10 @@ local function strings()
            reverse = string.reverse, sub = string.sub, rep = safe.rep, format = safe.format }
 end
 
-local function environment()
+--- What a blueprint sees; a new one for each.
+function M.environment()
   local env = {
-    blueprint = blueprint.define, assert = assert, error = error, ipairs = ipairs, next = next, pairs = safe.pairs,
+    blueprint = blueprint.define, assert = assert, error = error, ipairs = ipairs, next = safe.next, pairs = safe.pairs,
     pcall = safe.pcall, select = select, tonumber = tonumber, tostring = safe.tostring, type = type, unpack = unpack,
     string = strings(), math = {}, table = { concat = concat, insert = table.insert, remove = table.remove, maxn = table.maxn,
                                              sort = safe.sort, unpack = unpack },
@@ -117,7 +146,7 @@ function M.start() getmetatable("").__index = strings() end
 --- graph, packed info | nil, errors one a line, status number.
 function M.build(text, chunk, options)
   sorting = false
-  local d, errors = blueprint.read(text, chunk, environment())
+  local d, errors = blueprint.read(text, chunk, M.environment())
   if not d then return nil, concat(errors, "\n"), native.status.EBLUEPRINT end
   local graph, info, status = blueprint.build(d, pack.unpack(options))
   if not graph then return nil, concat(info, "\n"), native.status[status] end

@@ -79,13 +79,17 @@ local function from_json(path, opts)
 end
 
 -- Who builds the graph: a file or catalogue name runs in the sandbox, a declaration made in this state here.
-local function builder(source)
-  if type(source) ~= "string" then return require("esper.blueprint").build end
-  return source:match("%.json$") and from_json or require("esper.sandbox").build
-end
-
 local function pipeline_options(source, opts)
-  return { build = builder(source), set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes }
+  local out = { set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes }
+  if type(source) ~= "string" then
+    out.build = require("esper.blueprint").build
+  elseif source:match("%.json$") then
+    out.build = from_json
+  else
+    local sandbox = require "esper.sandbox"
+    out.build, out.read, out.identity = sandbox.build, sandbox.read, sandbox.identity
+  end
+  return out
 end
 
 local function text_of(problem) return type(problem) == "table" and table.concat(problem, "\n") or tostring(problem) end
@@ -102,7 +106,7 @@ end
 function M.key_fields(source, opts)
   local r, problem, status = require("esper.compile").key(source, pipeline_options(source, opts or {}))
   if not r then return nil, text_of(problem), status end
-  local k, out = r.c_key, { key = r.key, graph = r.graph:hash() }
+  local k, out = r.c_key, { key = r.key, graph = r.graph:hash(), source = r.c_source }
   for _, name in ipairs { "name", "hyper", "mode", "dtype", "target", "passes", "build" } do out[name] = native.string(k[name]) end
   return out
 end
@@ -112,7 +116,7 @@ function M.compile(source, opts)
   local store, why, status = M.store()
   if not store and why then return nil, why, status end
   local options = pipeline_options(source, opts)
-  options.store = store and store.ptr
+  options.store, options.anew = store and store.ptr, opts.anew
   local made, problem
   made, problem, status = require("esper.compile").compile(source, options)
   if not made then return nil, text_of(problem), status end
@@ -167,8 +171,12 @@ function M.tune(source, opts)
   report.kept = false
   if store and next(report.tuning) then
     local ok
-    ok, why, status = require("esper.artifact").save_tuning(store.ptr, report.source, require("esper.tuning").encode(report.tuning))
+    local text = require("esper.tuning").encode(report.tuning)
+    ok, why, status = require("esper.artifact").save_tuning(store.ptr, report.source, text)
     if not ok then return nil, "the choices cannot be stored: " .. why, status end
+    local tuned
+    tuned, why, status = M.compile(source, setmetatable({ anew = true }, { __index = opts or {} }))
+    if not tuned then return nil, why, status end
     report.kept = true
   end
   return report

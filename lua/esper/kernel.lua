@@ -8,6 +8,7 @@
 --       a kernel without a passing certificate runs only when told `unproved`
 -- Inputs are borrowed during the call; outputs are new tensors. In training mode a run updates the params' buffers.
 
+local artifact = require "esper.artifact"
 local dims = require "esper.dims"
 local native = require "esper.native"
 local tensor = require "esper.tensor"
@@ -15,8 +16,13 @@ local C, fresh, failure = native.C, native.fresh, native.failure
 
 local M = {}
 local Kernel = {}
-Kernel.__index = Kernel
 local Params = {}
+-- Methods, and the parts of a stored kernel (graph, unit, object) that are read when they are asked for.
+function Kernel:__index(name)
+  local method = Kernel[name]
+  if method ~= nil then return method end
+  return artifact.part(self, name)
+end
 
 local INIT_ARITY = { zeros = 0, ones = 0, const = 1, eye = 0, uniform = 2, normal = 2, kaiming_uniform = 1,
   kaiming_normal = 1, xavier_uniform = 1, xavier_normal = 1 }

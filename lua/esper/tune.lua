@@ -14,7 +14,6 @@ local duel = require "esper.bench.duel"
 local native = require "esper.native"
 local sides = require "esper.bench.sides"
 local suite = require "esper.bench.suite"
-local tuning = require "esper.tuning"
 local C = native.C
 local M = {}
 
@@ -87,7 +86,8 @@ local function sweep(state, list, stop)
         if C.es_clock_ms() > stop then return false end
         local ok, why, status = try(state, choice, candidate)
         if ok == nil then return nil, why, status end
-        if state.options.progress then state.options.progress(state.options.budget - (stop - C.es_clock_ms()) / 1e3, state.options.budget) end
+        local budget, progress = state.options.budget or 2, state.options.progress
+        if progress then progress(budget - (stop - C.es_clock_ms()) / 1e3, budget) end
       end
     end
   end
@@ -129,5 +129,4 @@ function M.run(source, options)
   return report
 end
 
-M.encode = tuning.encode
 return M

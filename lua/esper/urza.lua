@@ -3,7 +3,7 @@
 --   store = urza.open(path) | nil, message, status
 --   store.path  store.ptr (es_store *)   store:list() -> { { key=, name=, hyper=, mode=, dtype=, target=, passes=, build=, created=,
 --   certified=, bytes= }, ... }   store:count()   store:remove(key)   store:get(key) -> fields with sections as strings
---   store:why(fields) -> text: which field of the key differs from what is stored
+--   store:why(fields) -> text: which field of the key differs from what is stored, and whether the index leads there
 -- A record that fails its MAC is a miss, counted by verify, never an error of a compile.
 
 local native = require "esper.native"
@@ -98,7 +98,18 @@ end
 
 local FIELDS = { "graph", "hyper", "mode", "dtype", "target", "passes", "build" }
 
---- Why the key of `wanted` (fields by name) is or is not found.
+-- What the index says of a source (es_hash, nil when it can have no entry) whose record has this key.
+local function by_source(self, source, key)
+  if not source then return "its source is not indexed: it is built each time, then found by its graph" end
+  local hash, name = native.new("es_hash"), native.new("char[?]", native.source_name_max + 1)
+  if C.es_store_find(self.ptr, source, hash, name, fresh()) ~= 0 then
+    return "its source is not in the index yet: the next compile builds it once more"
+  end
+  return hex_of(hash) == key and "its source is in the index: a compile builds nothing"
+    or "its source leads to another record, " .. hex_of(hash)
+end
+
+--- Why the key of `wanted` (fields by name, and source) is or is not found.
 function Store:why(wanted)
   local same, best, best_same = nil, nil, -1
   for _, row in ipairs(self:list()) do
@@ -110,7 +121,8 @@ function Store:why(wanted)
   end
   if same then
     local proved = same.certified and "certified" or "not certified"
-    return ("found: %s, stored %s, %s"):format(same.key, os.date("%Y-%m-%d %H:%M:%S", same.created), proved)
+    return ("found: %s, stored %s, %s\n  %s"):format(same.key, os.date("%Y-%m-%d %H:%M:%S", same.created), proved,
+      by_source(self, wanted.source, same.key))
   end
   if not best or best.name ~= wanted.name then return ("not found: no kernel of '%s' is stored"):format(wanted.name) end
   local lines = { ("not found: the nearest stored kernel is %s"):format(best.key) }

@@ -5,7 +5,7 @@
 -- the oracle's under the oracle's own error bounds, then it runs in this process with all threads and must give
 -- the same bits. Where libtorch is present the same graph runs through it and is held to the same bounds.
 --
---   certificate = validate.certify(compiled, { shapes = 20, seed = 1, torch = true, progress = fn(i, n) })
+--   certificate = validate.certify(compiled, { shapes = 20, seed = 1, torch = true, progress = fn(i, n), pool = or pools = {} })
 --   certificate = { passed = bool, seed =, functional = {...}, memory = {...}, torch = {...}, failure = text or nil }
 --   validate.encode(certificate) -> text   validate.decode(text) -> certificate
 -- A certificate that judged nothing does not pass.
@@ -202,6 +202,19 @@ local function new_sum()
 end
 M.new_sum = new_sum
 
+-- The same run in this process, with every number of threads asked for: the bits must be those of `results`.
+local function repeated(compiled, values, results, data, step, options)
+  for n = 1, math.max(1, #options.pools) do
+    local own = copies(compiled.graph, data)
+    local run, again, keep = execution(compiled, values, own, options.seed, step)
+    run.pool = options.pools[n]
+    if C.es_kernel_run(compiled.kernel, run, fresh()) ~= 0 then return select(2, failure()), keep end
+    take_updates(again, own)
+    local why = same_bits(results, again)
+    if why then return ("%s, the second with %d threads"):format(why, C.es_pool_threads(run.pool)) end
+  end
+end
+
 -- One draw; returns nil or the failure.
 local function one(compiled, c, index, options)
   local graph, seed, step = compiled.graph, options.seed, index
@@ -219,16 +232,7 @@ local function one(compiled, c, index, options)
   c.functional.shapes = c.functional.shapes + 1
   why = judge(graph, oracle, results, c.functional, "kernel")
   if why then c.functional.passed = false return place .. why end
-  own = copies(graph, data)
-  local again_run, again, keep2 = execution(compiled, values, own, seed, step)
-  again_run.pool = options.pool
-  if C.es_kernel_run(compiled.kernel, again_run, fresh()) ~= 0 then
-    local _, problem = failure()
-    c.functional.passed = false
-    return place .. problem
-  end
-  take_updates(again, own)
-  why = same_bits(results, again)
+  why = repeated(compiled, values, results, data, step, options)
   if why then c.functional.passed = false return place .. why end
   if c.torch then
     local peer, problem = torch_run(graph, values, data, seed, step)
@@ -237,7 +241,7 @@ local function one(compiled, c, index, options)
     why = judge(graph, oracle, peer, c.torch, "libtorch")
     if why then c.torch.passed = false return place .. why end
   end
-  return nil, keep, keep2
+  return nil, keep
 end
 
 function M.certify(compiled, options)
@@ -248,7 +252,7 @@ function M.certify(compiled, options)
     c.torch = new_sum()
     c.torch.passed = true
   end
-  options.kept = {}
+  options.kept, options.pools = {}, options.pools or { options.pool }
   for i = 1, options.shapes do
     if options.progress then options.progress(i, options.shapes) end
     local ok, problem = pcall(one, compiled, c, i, options)

@@ -126,7 +126,7 @@ local function define(op, row)
   local name, operands, types = native.string(row.name), native.string(row.operands), native.string(row.types)
   local make = operands == "n" and number_method or SHAPE[operands:find("k", 1, true) or 0]
   local both = types == "b"
-  local memory = name:find "^load" or name:find "^store" or name == "bcast"
+  local memory = name:find "^load" or name:find "^store" or name == "bcast" or name == "prefetch"
   Block[name] = make(op, both and not operands:find("v", 1, true) and "code" or nil, memory and 0)
   if both then Block["i" .. name] = make(op, "icode", memory and 0) end
 end

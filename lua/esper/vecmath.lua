@@ -24,17 +24,21 @@ local K = {
   f32 = {
     mantissa = 23, bias = 127, sign = -2147483648,
     ln2 = { 0x1.62e4p-1, 1.4286068203094173e-06 },   -- high part: 15 bits
-    exp_low = -110, exp_high = 100,                  -- beyond these exp is 0 and inf; x exp(x) is 0 at exp_low
-    exp = { 0.5, 0.166666657, 0.0416662805, 0.0083335042, 0.001394575, 0.000197892368 },           -- 2^-34
-    one_from = 30,                                   -- tanh(x / 2) rounds to 1 from here on
+    exp_low = -122, exp_high = 100,                  -- beyond these exp is 0 and inf
+    exp = { 0.49999994, 0.166665211, 0.041668389, 0.00836874545, 0.00138145417 },                  -- 2^-28
+    shift = 0x1.8p23, shift_bits = 0x4b400000,       -- adding it rounds to a whole number, in the low bits
+    one_from = 30,                                   -- sigmoid, and tanh of half of it, round to 1 from here on
+    tanh_small = 0.65,
+    tanh = { -0.333332598, 0.133308306, -0.0536880232, 0.0204694252, -0.00551516842 },             -- 2^-27
     sqrt_half = 0x3f3504f3, one = 0x3f800000, normal = 0x1p-126, lift = 25,
     log = { 0.666666627, 0.400003344, 0.285373271, 0.235818297 },                                  -- 2^-36
     erf = { 0.12837911, -0.37612626, 0.112835854, -0.026853811, 0.00518832728, -0.000801018905,
             7.853844e-05 },                                                                        -- 2^-29
     erf_one = 4.5,                                   -- erf rounds to 1 from here on
-    tail_end = 15, tail_split = 4, tail_mask = -4096, -- the mask keeps 12 bits, whose square is exact
-    tail = { 0.4720532, -0.0967034698, 0.0139996, 0.0285999682, -0.0321973488, 0.0179402288, -0.00500394637,
-             -0.0003034416, 0.00069221406, -6.15423414e-05, -7.19818418e-05 },                     -- 2^-29
+    tail_end = 14.75, tail_mask = -4096,             -- the mask keeps 12 bits, whose square is exact
+    root = 0x1.40d932p1,                             -- sqrt(2 pi)
+    mills_p = { 1.0869261, 0.567237794, 0.171387568, 0.0299875364, 0.002511119 },
+    mills_r = { 2, 1.26299286, 0.417680085, 0.0751374662, 0.00629503559 },                         -- 2^-30
     half_pi = { 1.5703125, 0.00048375129699707031, 7.5495336204767227e-08, 2.5633441515945189e-12 }, -- 11, 11, 11, 24 bits
     sin = { -0.166666672, 0.00833332911, -0.000198392561, 2.71756539e-06 },                        -- 2^-37
     cos = { 0.0416666679, -0.00138888834, 2.47994376e-05, -2.72033219e-07 },                       -- 2^-43
@@ -42,11 +46,16 @@ local K = {
   f64 = {
     mantissa = 52, bias = 1023, sign = -2 ^ 63,
     ln2 = { 0.69314718055829871, 1.6465949582897082e-12 }, -- high part: 38 bits
-    exp_low = -760, exp_high = 720,
-    exp = { 0.5, 0.16666666666666685, 0.041666666666666033, 0.0083333333333157084, 0.0013888888889134166,
-            0.0001984126989971721, 2.4801586903824272e-05, 2.7557231490211099e-06, 2.7557592424573974e-07,
-            2.5113223929827903e-08, 2.0825616088728835e-09 },                                      -- 2^-63
+    exp_low = -800, exp_high = 720,
+    exp = { 0.5, 0.16666666666666682, 0.041666666666666095, 0.0083333333333169817, 0.0013888888889116355,
+            0.0001984126989651574, 2.480158692572994e-05, 2.7557234727262864e-06, 2.7557582271226722e-07,
+            2.5112084684549704e-08, 2.0826586083050111e-09 },                                      -- 2^-64
+    shift = 0x1.8p52, shift_bits = 0x4338 * 2 ^ 48,
     one_from = 60,
+    tanh_small = 0.65,
+    tanh = { -0.33333333333333331, 0.13333333333332914, -0.053968253967979149, 0.021869488527035668, -0.0088632353509911933,
+             0.0035921257745585495, -0.0014558149933925557, 0.00058991128774142773, -0.0002386359908752333,
+             9.5428605435165633e-05, -3.6129305319345536e-05, 1.1350879276874389e-05, -2.0965720907379518e-06 }, -- 2^-64
     sqrt_half = 0x3fe6a09e * 2 ^ 32, one = 0x3ff00000 * 2 ^ 32, normal = 0x1p-1022, lift = 54,
     log = { 0.66666666666666663, 0.40000000000006208, 0.28571428569095136, 0.22222222645611658, 0.18181775748886747,
             0.15387087476382874, 0.1325018587702089, 0.13250757596250845 },                        -- 2^-65
@@ -55,13 +64,14 @@ local K = {
             -1.6364614418249391e-07, 1.4792145719035877e-08, -1.2163041701482618e-09, 8.7037890631575637e-11,
             -4.2228949703064973e-12 },                                                             -- 2^-68
     erf_one = 6.25,
-    tail_end = 40, tail_split = 5, tail_mask = -2 ^ 27, -- 26 bits
-    tail = { 0.46151582985003775, -0.091552281834008931, 0.031030368425963271, 0.010002352385218368,
-             -0.026401042966293479, 0.024536963244016319, -0.015170415402646435, 0.0065220006630431525,
-             -0.0016760723450809944, 7.7916339343777603e-06, 0.00018233416101802666, -5.3607749560954683e-05,
-             -9.8962124154765298e-06, 9.0603063090751092e-06, -6.9914153711995883e-08, -1.3082945410576216e-06,
-             1.2691919595942979e-07, 1.9712220196640199e-07, -2.5024716044332725e-08, -3.1298885080249954e-08,
-             2.7144297617608788e-09, 4.3093970172774314e-09, -1.5282697803787466e-12, -2.8331387242273896e-10 }, -- 2^-58
+    tail_end = 39, tail_mask = -2 ^ 27,              -- 26 bits
+    root = 0x1.40d931ff62706p1,
+    mills_p = { 1.7925862255359175, 1.592543888468366, 0.91157037164365551, 0.3704993345532554, 0.11179263020078641,
+                0.025510590625807367, 0.0044043771351608653, 0.00056511738885482482, 5.1549887805868939e-05,
+                3.0309178939983038e-06, 8.8082181643481483e-08 },
+    mills_r = { 2, 2.6743132980465654, 1.8255337505554858, 0.81441510392275007, 0.25941817865829281, 0.061188460644146972,
+                0.010783911423957611, 0.0014013444542935506, 0.00012877482779113968, 7.5973844907760149e-06,
+                2.2078928700094919e-07 },                                                          -- 2^-63
     half_pi = { 1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21 }, -- 33, 33, 53 bits
     sin = { -0.16666666666666666, 0.0083333333333333211, -0.00019841269841253603, 2.7557319213420503e-06,
             -2.5052104708804752e-08, 1.6058340538949577e-10, -7.5773933299687851e-13 },            -- 2^-68
@@ -85,43 +95,73 @@ end
 local function at_most(b, limit, v) return b:min(b:splat(limit), v) end
 local function at_least(b, limit, v) return b:max(b:splat(limit), v) end
 
+-- v >= 0 or NaN
 local function with_sign_of(b, v, x)
-  local sign = b:isplat(K[b.ftype].sign)
-  return b:bits(b:or_(b:bits(b:abs(v)), b:and_(b:bits(x), sign)))
+  return b:bits(b:or_(b:bits(v), b:and_(b:bits(x), b:isplat(K[b.ftype].sign))))
 end
 
--- 2^i for an integer vector, i within the normal range.
+-- For c = ln 2 times `over`: n = x / c rounded to a whole number, t whose low bits hold n, and r = x - n c. |n| stays
+-- below 2^21. NaN: r is NaN, the others anything.
+local function reduce(b, x, over)
+  local k = K[b.ftype]
+  local t = b:fma(x, b:splat(1.4426950408889634 / over), b:splat(k.shift))
+  local n = b:sub(t, b:splat(k.shift))
+  return n, t, b:fma(n, b:splat(-k.ln2[2] * over), b:fma(n, b:splat(-k.ln2[1] * over), x))
+end
+
+-- q with e^(s r) = 1 + r q for |s r| <= 0.35; s is a power of two or minus one.
+local function slope(b, r, s)
+  local c = {}
+  for i, v in ipairs(K[b.ftype].exp) do c[i + 1] = v * s ^ (i + 1) end
+  c[1] = s
+  return polynomial(b, r, c)
+end
+
 local function power_of_two(b, i)
   local k = K[b.ftype]
-  return b:bits(b:shl(b:iadd(i, b:isplat(k.bias)), k.mantissa))
+  return b:bits(b:iadd(b:shl(i, k.mantissa), b:isplat(k.one)))
 end
 
--- For h + l = n ln 2 + r, |r| <= 0.35: n (integer vector) and e^r - 1. l may be nil. The linear
--- term is added as the exact part of r and a remainder, so that r's rounding does not count.
-local function exp_reduced(b, h, l)
-  local k = K[b.ftype]
-  local n = b:rint(b:mul(l and b:add(h, l) or h, b:splat(1.4426950408889634)))
-  local high, low = b:fma(n, b:splat(-k.ln2[1]), h), b:mul(n, b:splat(-k.ln2[2]))
-  if l then low = b:add(low, l) end
-  local r = b:add(high, low)
-  return b:cvtt_i(n), b:add(high, b:fma(b:mul(r, r), polynomial(b, r, k.exp), low))
-end
-
--- e^(h + l) as p * s, p and s normal numbers; h + l within exp_low .. exp_high. NaN: p is NaN, s is
--- any power of two.
-local function exp_split(b, h, l)
-  local n, p = exp_reduced(b, h, l)
+-- Two normal numbers with product 2^(n + lift), from t of reduce().
+local function two_powers(b, t, lift)
+  local n = b:isub(b:bits(t), b:isplat(K[b.ftype].shift_bits))
+  if lift > 0 then n = b:iadd(n, b:isplat(lift)) end
   local half = b:sar(n, 1)
-  return b:mul(b:add(b:splat(1), p), power_of_two(b, half)), power_of_two(b, b:isub(n, half))
+  return power_of_two(b, half), power_of_two(b, b:isub(n, half))
+end
+
+-- v 2^n, rounded once, with n and t of reduce().
+local function scaled(b, v, n, t)
+  if b.isa == "avx512" then return b:scalef(v, n) end
+  local first, second = two_powers(b, t, 0)
+  return b:mul(b:mul(v, first), second)
+end
+
+-- top / (1 + e^-u); u not below exp_low; top / 1 above one_from is not asked for. e^-u = m / p, p a power of two and m =
+-- 1 + r q, so the quotient is top p / (p + m); the smaller of 1 and p joins r q first. p is lifted out of the denormals.
+local function gated(b, top, u)
+  local k, one = K[b.ftype], b:splat(1)
+  local n, t, r = reduce(b, u, 1)
+  local lifted
+  if b.isa == "avx512" then
+    lifted = b:scalef(b:splat(2 ^ k.lift), n)
+  else
+    lifted = b:mul(two_powers(b, t, k.lift))
+  end
+  local p, lower = b:mul(lifted, b:splat(2 ^ -k.lift)), slope(b, r, -1)
+  local whole = b:add(b:fma(lower, r, b:min(p, one)), b:max(p, one))
+  return b:mul(b:div(top and b:mul(top, lifted) or lifted, whole), b:splat(2 ^ -k.lift))
 end
 
 -- ---- functions ----
 
-function M.exp(b, x)
-  local k = K[b.ftype]
-  local p, s = exp_split(b, at_most(b, k.exp_high, at_least(b, k.exp_low, x)))
-  return b:mul(p, s)
+--- e^x for x up to exp_high, or NaN.
+function M.exp_below(b, x)
+  local n, t, r = reduce(b, at_least(b, K[b.ftype].exp_low, x), 1)
+  return scaled(b, b:fma(slope(b, r, 1), r, b:splat(1)), n, t)
 end
+
+function M.exp(b, x) return M.exp_below(b, at_most(b, K[b.ftype].exp_high, x)) end
 
 -- x = 2^e m, sqrt(1/2) <= m < sqrt 2, f = m - 1, s = f / (2 + f): log m = 2 atanh s = f - (f^2/2 -
 -- s (f^2/2 + R(s^2))).
@@ -144,76 +184,69 @@ function M.log(b, x)
   return b:select(b:lt(x, b:splat(0)), b:splat(NAN), y)
 end
 
--- With m = e^(-2|x|) - 1: tanh |x| = -m / (m + 2), and 1 - 2 (m + 1) / (m + 2) where that is
--- exacter, near 1.
+-- 1 - 2 / (e^2a + 1) for a = |x| where the quotient is below 0.45, else x + x^3 P(x^2). The quotient is 2 p / (p + m) as
+-- in gated().
 function M.tanh(b, x)
-  local one, two = b:splat(1), b:splat(2)
-  local a = at_most(b, K[b.ftype].one_from, b:mul(b:abs(x), two))
-  local n, p = exp_reduced(b, b:neg(a))
-  local s = power_of_two(b, n)
-  local m = b:fma(s, p, b:sub(s, one))
-  local large = b:lt(m, b:splat(-0.75))
-  local q = b:div(b:select(large, b:mul(two, b:fma(s, p, s)), b:neg(m)), b:add(m, two))
-  return with_sign_of(b, b:select(large, b:sub(one, q), q), x)
+  local k, one, a = K[b.ftype], b:splat(1), b:abs(x)
+  local _, t, r = reduce(b, at_most(b, k.one_from / 2, a), -0.5)
+  local p = power_of_two(b, b:bits(t))
+  local large = b:fma(b:div(p, b:fma(slope(b, r, 2), r, b:add(one, p))), b:splat(-2), one)
+  local z = b:mul(a, a)
+  local small = b:fma(b:mul(a, z), polynomial(b, z, k.tanh), a)
+  return with_sign_of(b, b:select(b:lt(a, b:splat(k.tanh_small)), small, large), x)
 end
 
 function M.sigmoid(b, x)
-  local e = M.exp(b, b:neg(b:abs(x)))
-  local one = b:splat(1)
-  return b:div(b:select(b:lt(x, b:splat(0)), e, one), b:add(one, e))
-end
-
--- x sigmoid(u) for u of x's sign with |u| >= |x|. x - x is 0, and at -inf the NaN that the formula
--- gives there.
-local function gated(b, x, u)
   local k = K[b.ftype]
-  local p, s = exp_split(b, b:neg(at_most(b, -k.exp_low, b:abs(u))))
-  local negative, one = b:lt(u, b:splat(0)), b:splat(1)
-  local top = b:select(negative, b:mul(b:add(at_least(b, k.exp_low, x), b:sub(x, x)), p), x)
-  return b:mul(b:div(top, b:fma(p, s, one)), b:select(negative, s, one))
+  return gated(b, nil, at_most(b, k.one_from, at_least(b, k.exp_low, x)))
 end
 
-function M.silu(b, x) return gated(b, x, x) end
+-- x sigmoid(u), u of x's sign and |u| >= |x|; -inf gives the NaN of inf * 0.
+local function weighed(b, x, u)
+  local k = K[b.ftype]
+  return b:select(b:lt(b:splat(k.one_from), u), x, gated(b, x, at_least(b, k.exp_low, u)))
+end
+
+function M.silu(b, x) return weighed(b, x, x) end
 
 -- .5 x (1 + tanh v) = x sigmoid(2 v).
 function M.gelu_tanh(b, x)
   local c = 2 * math.sqrt(2 / math.pi)
-  return gated(b, x, b:mul(x, b:fma(b:mul(x, x), b:splat(c * 0.044715), b:splat(c))))
+  return weighed(b, x, b:mul(x, b:fma(b:mul(x, x), b:splat(c * 0.044715), b:splat(c))))
 end
 
--- Phi(-t) e^(t^2/2) for 0 <= t <= tail_end: (1 + t) times it is a polynomial in (t - a) / (t + a),
--- a = tail_split.
-local function mills(b, t)
+-- a Phi(-a) e^(a^2/2) = T / (sqrt(2 pi) T + R) for 0 <= a <= tail_end, T = a + a^2 P(a) and R polynomials with positive
+-- coefficients: where a is large the error of T cancels, and R counts little. Gives T and the divisor.
+local function mills(b, a)
   local k = K[b.ftype]
-  local a = b:splat(k.tail_split)
-  local q = b:div(b:sub(t, a), b:add(t, a))
-  return b:div(polynomial(b, q, k.tail), b:add(t, b:splat(1)))
+  local top = b:fma(b:mul(a, a), polynomial(b, a, k.mills_p), a)
+  return top, b:fma(top, b:splat(k.root), polynomial(b, a, k.mills_r))
 end
 
--- x Phi(x), NaN at -inf; Phi(x) = Phi(-|x|) below 0, else 1 - Phi(-|x|). -t^2/2 in two parts: the
--- square of the leading bits is exact.
+-- x Phi(x) = max(x, 0) - a Phi(-a) for a = |x|; NaN at -inf. The square of a is taken exactly, in two parts: the leading
+-- bits, whose square is exact, and the rest.
 function M.gelu(b, x)
   local k = K[b.ftype]
-  local t = at_most(b, k.tail_end, b:abs(x))
-  local high = b:bits(b:and_(b:bits(t), b:isplat(k.tail_mask)))
-  local half = b:splat(-0.5)
-  local rest = b:mul(b:sub(t, high), b:add(t, high))
-  local p, s = exp_split(b, b:mul(b:mul(high, high), half), b:mul(rest, half))
-  p = b:mul(mills(b, t), p)
-  local below = b:mul(b:mul(b:add(at_least(b, -k.tail_end, x), b:sub(x, x)), p), s)
-  local above = b:mul(x, b:sub(b:splat(1), b:mul(p, s)))
-  return b:select(b:lt(x, b:splat(0)), below, above)
+  local a = at_most(b, k.tail_end, b:abs(x))
+  local high = b:bits(b:and_(b:bits(a), b:isplat(k.tail_mask)))
+  local n, t, r = reduce(b, b:mul(high, high), -2)
+  r = b:fma(b:sub(a, high), b:add(a, high), r)
+  local top, under = mills(b, a)
+  top = b:fma(b:mul(top, r), slope(b, r, -0.5), top)
+  local y = b:sub(b:max(b:splat(0), x), scaled(b, b:div(top, under), n, t))
+  return b:select(b:eq(x, b:splat(-INF)), b:splat(NAN), y)
 end
 
 -- |x| < 1: x + x P(x^2); else 1 - 2 Phi(-sqrt(2) |x|).
 function M.erf(b, x)
   local k = K[b.ftype]
-  local small = b:fma(x, polynomial(b, b:mul(x, x), k.erf), x)
   local a = at_most(b, k.erf_one, b:abs(x))
-  local p, s = exp_split(b, b:neg(b:mul(a, a)))
-  local tail = b:mul(mills(b, b:mul(a, b:splat(math.sqrt(2)))), b:mul(p, s))
+  local t = b:mul(a, b:splat(math.sqrt(2)))
+  local top, under = mills(b, t)
+  local tail = b:mul(b:div(top, b:mul(t, under)), M.exp_below(b, b:neg(b:mul(a, a))))
   local large = with_sign_of(b, b:fma(b:splat(-2), tail, b:splat(1)), x)
-  return b:select(b:lt(a, b:splat(1)), small, large)
+  local small = b:fma(x, polynomial(b, b:mul(x, x), k.erf), x)
+  return b:select(b:lt(a, b:splat(0.84)), small, large)
 end
 
 function M.rsqrt(b, x) return b:div(b:splat(1), b:sqrt(x)) end

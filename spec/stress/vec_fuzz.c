@@ -1,5 +1,6 @@
-/* Stress: random vector programs. Each is interpreted here, from the rows of vec.def, and compiled through plain C and
- * libtcc; both must leave memory bit-equal (any NaN equals any NaN).
+/* Stress: random vector programs, for every ISA this processor runs. Each is interpreted here, from the rows of vec.def,
+ * and lowered, compiled and run; both must leave memory bit-equal (any NaN equals any NaN). Some keep many values alive, so
+ * that registers run out; pointers move between a load and its use; loops nest.
  *     vec_fuzz N SEED [plant]      one line: name seed n fail metric; exit status 1 when anything differed
  * "plant" gives the interpreter a wrong sub: the proof that a wrong instruction is seen. */
 #include <math.h>
@@ -8,12 +9,14 @@
 #include "jit/jit.h"
 #include "vec/block.h"
 
-enum { CELLS = 96, OFFSETS = 32, BATCH = 40, POOL = 512, TRIALS = 4, WORDS = 6 };
+enum { BEFORE = 80, OFFSETS = 32, RESULTS = 24, LANES = 16, BATCH = 40, POOL = 512, TRIALS = 4, WORDS = 6, MUTABLES = 3 };
+enum { CELLS = BEFORE + OFFSETS + 4 * LANES + (RESULTS + 1) * LANES }; /* strides reach 4 lanes' elements both ways */
 /* Words of a call: float memory, integer memory, three loop counts, stride. Float and integer memory stay apart, since
  * which NaN an operation gives is nobody's promise. */
 static bool plant;
 
 typedef union cell { float f; double d; int32_t i; uint32_t u; int64_t s; uint64_t l; } cell;
+typedef struct value { cell lane[LANES]; } value; /* scalars: lane 0 */
 
 /* --- interpreter ------------------------------------------------------------------------------------------------ */
 
@@ -26,7 +29,7 @@ static cell load(int32_t bytes, int64_t address) {
 static double number(cell c, bool wide) { return wide ? c.d : (double)c.f; }
 
 /* Arithmetic of one lane, rounded once to the element type. */
-static cell floats(int32_t op, bool wide, cell a, cell b, cell c) {
+static cell floats(int32_t op, bool wide, bool fused, cell a, cell b, cell c) {
   cell x = { .l = 0 };
   double p = number(a, wide), q = number(b, wide), r = 0;
   if (wide) {
@@ -36,11 +39,12 @@ static cell floats(int32_t op, bool wide, cell a, cell b, cell c) {
       case ES_VEC_sub: r = p - q; break;
       case ES_VEC_mul: r = product; break;
       case ES_VEC_div: r = p / q; break;
-      case ES_VEC_fma: r = product + c.d; break;
+      case ES_VEC_fma: r = fused ? fma(p, q, c.d) : product + c.d; break;
       case ES_VEC_sqrt: r = sqrt(p); break;
       case ES_VEC_rint: r = rint(p); break;
       case ES_VEC_min: r = p < q ? p : q; break;
       case ES_VEC_max: r = p > q ? p : q; break;
+      case ES_VEC_scalef: r = ldexp(p, (int)floor(q)); break;
       default: abort();
     }
     x.d = plant && op == ES_VEC_sub ? q - p : r;
@@ -52,11 +56,12 @@ static cell floats(int32_t op, bool wide, cell a, cell b, cell c) {
     case ES_VEC_sub: x.f = plant ? b.f - a.f : a.f - b.f; break;
     case ES_VEC_mul: x.f = product; break;
     case ES_VEC_div: x.f = a.f / b.f; break;
-    case ES_VEC_fma: x.f = product + c.f; break;
+    case ES_VEC_fma: x.f = fused ? fmaf(a.f, b.f, c.f) : product + c.f; break;
     case ES_VEC_sqrt: x.f = sqrtf(a.f); break;
     case ES_VEC_rint: x.f = rintf(a.f); break;
     case ES_VEC_min: x.f = a.f < b.f ? a.f : b.f; break;
     case ES_VEC_max: x.f = a.f > b.f ? a.f : b.f; break;
+    case ES_VEC_scalef: x.f = (float)ldexp(p, (int)floor(q)); break;
     default: abort();
   }
   return x;
@@ -91,48 +96,89 @@ static bool compare(int32_t op, int32_t type, cell a, cell b) {
   }
 }
 
-static cell value(const es_vec_code *code, int32_t bytes, const int64_t *words, cell a, cell b, cell c, cell d) {
-  bool wide = bytes == 8, floating = code->type == ES_VEC_f32 || code->type == ES_VEC_f64;
-  uint64_t ones = wide ? ~0ull : 0xffffffffull, sign = wide ? 1ull << 63 : 1ull << 31;
-  cell x = { .l = 0 };
+static int64_t scalar(const es_vec_code *code, const int64_t *words, int64_t a, int64_t b) {
+  uint64_t p = (uint64_t)a, q = (uint64_t)b, k = (uint64_t)code->k;
   switch (code->op) {
-    case ES_VEC_g_arg: x.s = words[code->k]; break;
-    case ES_VEC_g_const: x.s = code->k; break;
-    case ES_VEC_g_add: x.l = a.l + b.l; break;
-    case ES_VEC_g_addk: x.l = a.l + (uint64_t)code->k; break;
-    case ES_VEC_g_sub: x.l = a.l - b.l; break;
-    case ES_VEC_g_mulk: x.l = a.l * (uint64_t)code->k; break;
-    case ES_VEC_g_shrk: x.s = a.s >> code->k; break;
-    case ES_VEC_load: case ES_VEC_bcast: case ES_VEC_loads: x = load(bytes, a.s + code->k); break;
-    case ES_VEC_loadm: if (c.l) x = load(bytes, a.s + code->k); break;
-    case ES_VEC_loadsm: if (d.l) x = load(bytes, a.s + code->k); break;
-    case ES_VEC_splat: if (wide) x.d = code->n; else x.f = (float)code->n; break;
-    case ES_VEC_splati: x.l = (uint64_t)code->k & ones; break;
-    case ES_VEC_splatg: x.l = a.l & ones; break;
-    case ES_VEC_iota: break;
-    case ES_VEC_neg: x.l = a.l ^ sign; break;
-    case ES_VEC_abs: x.l = a.l & ~sign; break;
-    case ES_VEC_cvt_i: if (wide) x.s = (int64_t)rint(a.d); else x.i = (int32_t)rintf(a.f); break;
-    case ES_VEC_cvtt_i: if (wide) x.s = (int64_t)a.d; else x.i = (int32_t)a.f; break;
-    case ES_VEC_cvt_f: if (wide) x.d = (double)a.s; else x.f = (float)a.i; break;
-    case ES_VEC_bits: case ES_VEC_hadd: case ES_VEC_hmin: case ES_VEC_hmax: x = a; break;
-    case ES_VEC_lt: case ES_VEC_le: case ES_VEC_eq: case ES_VEC_ne: x.l = compare(code->op, code->type, a, b); break;
-    case ES_VEC_m_and: x.l = a.l & b.l; break;
-    case ES_VEC_m_or: x.l = a.l | b.l; break;
-    case ES_VEC_m_not: x.l = !a.l; break;
-    case ES_VEC_m_tail: x.l = a.s > 0; break;
-    case ES_VEC_select: x = a.l ? b : c; break;
-    default: x = floating ? floats(code->op, wide, a, b, c) : integers(code->op, 8 * bytes, a, b, code->k);
+    case ES_VEC_g_arg: return words[code->k];
+    case ES_VEC_g_const: return code->k;
+    case ES_VEC_g_add: return (int64_t)(p + q);
+    case ES_VEC_g_addk: return (int64_t)(p + k);
+    case ES_VEC_g_sub: return (int64_t)(p - q);
+    case ES_VEC_g_mulk: return (int64_t)(p * k);
+    default: return a >> code->k;
   }
-  return x;
 }
 
-static void store(const es_vec_code *code, int32_t bytes, const cell *reg) {
+/* Combines halves pairwise; every lane gets lane 0 of it. */
+static cell across(const es_vec_code *code, const es_vec *v, const value *a) {
+  int32_t op = code->op == ES_VEC_hadd ? ES_VEC_add : code->op == ES_VEC_hmin ? ES_VEC_min : ES_VEC_max;
+  value x = *a;
+  for (int32_t half = v->lanes / 2; half > 0; half /= 2)
+    for (int32_t i = 0; i < half; i++) x.lane[i] = floats(op, v->element_bytes == 8, true, x.lane[i], x.lane[i + half], x.lane[i]);
+  return x.lane[0];
+}
+
+/* Rearranging: where lane `lane` of the result comes from. */
+static cell moved(const es_vec_code *code, const es_vec *v, int32_t lane, const value *a, const value *b) {
+  int32_t per = 16 / v->element_bytes, first = lane / per * per, in = lane % per, half = per / 2, parts = v->lanes / per;
+  switch (code->op) {
+    case ES_VEC_unpl: return (in % 2 ? b : a)->lane[first + in / 2];
+    case ES_VEC_unph: return (in % 2 ? b : a)->lane[first + half + in / 2];
+    case ES_VEC_unpl2: return (in / 2 ? b : a)->lane[first + in % 2];
+    case ES_VEC_unph2: return (in / 2 ? b : a)->lane[first + half + in % 2];
+    default: break;
+  }
+  int32_t part = lane / per;
+  if (parts == 4) return (part < 2 ? a : b)->lane[(code->k >> 2 * part & 3) * per + in];
+  int32_t which = (int32_t)(code->k >> 4 * part & 3);
+  return (which < 2 ? a : b)->lane[which % 2 * per + in];
+}
+
+static cell element(const es_vec_code *code, const es_vec *v, int32_t lane, const value *const x[4]) {
+  int32_t bytes = v->element_bytes;
+  bool wide = bytes == 8, floating = code->type == ES_VEC_f32 || code->type == ES_VEC_f64;
+  uint64_t ones = wide ? ~0ull : 0xffffffffull, sign = wide ? 1ull << 63 : 1ull << 31;
+  cell a = x[0]->lane[lane], b = x[1]->lane[lane], c = x[2]->lane[lane], r = { .l = 0 };
+  int64_t base = x[0]->lane[0].s, second = x[1]->lane[0].s;
+  switch (code->op) {
+    case ES_VEC_load: return load(bytes, base + lane * bytes + code->k);
+    case ES_VEC_loadx: return load(bytes, base + second * (int64_t)code->n + lane * bytes + code->k);
+    case ES_VEC_bcast: return load(bytes, base + code->k);
+    case ES_VEC_bcastx: return load(bytes, base + second * (int64_t)code->n + code->k);
+    case ES_VEC_loads: return load(bytes, base + lane * second + code->k);
+    case ES_VEC_loadm: return c.l ? load(bytes, base + lane * bytes + code->k) : r;
+    case ES_VEC_loadsm: return x[3]->lane[lane].l ? load(bytes, base + lane * second + code->k) : r;
+    case ES_VEC_splat: if (wide) r.d = code->n; else r.f = (float)code->n; return r;
+    case ES_VEC_splati: r.l = (uint64_t)code->k & ones; return r;
+    case ES_VEC_splatg: r.l = (uint64_t)base & ones; return r;
+    case ES_VEC_iota: r.s = lane; return r;
+    case ES_VEC_neg: r.l = a.l ^ sign; return r;
+    case ES_VEC_abs: r.l = a.l & ~sign; return r;
+    case ES_VEC_cvt_i: if (wide) r.s = (int64_t)rint(a.d); else r.i = (int32_t)rintf(a.f); return r;
+    case ES_VEC_cvtt_i: if (wide) r.s = (int64_t)a.d; else r.i = (int32_t)a.f; return r;
+    case ES_VEC_cvt_f: if (wide) r.d = (double)a.s; else r.f = (float)a.i; return r;
+    case ES_VEC_bits: return a;
+    case ES_VEC_hadd: case ES_VEC_hmin: case ES_VEC_hmax: return across(code, v, x[0]);
+    case ES_VEC_unpl: case ES_VEC_unph: case ES_VEC_unpl2: case ES_VEC_unph2: case ES_VEC_part: return moved(code, v, lane, x[0], x[1]);
+    case ES_VEC_lt: case ES_VEC_le: case ES_VEC_eq: case ES_VEC_ne: r.l = compare(code->op, code->type, a, b); return r;
+    case ES_VEC_m_and: r.l = a.l & b.l; return r;
+    case ES_VEC_m_or: r.l = a.l | b.l; return r;
+    case ES_VEC_m_not: r.l = !a.l; return r;
+    case ES_VEC_m_tail: r.l = lane < base; return r;
+    case ES_VEC_select: return a.l ? b : c;
+    default: return floating ? floats(code->op, wide, v->isa != ES_ISA_scalar, a, b, c) : integers(code->op, 8 * bytes, a, b, code->k);
+  }
+}
+
+static void store(const es_vec_code *code, const es_vec *v, const value *reg) {
   const int32_t *at = code->at;
   bool strided = code->op == ES_VEC_stores || code->op == ES_VEC_storesm;
   bool masked = code->op == ES_VEC_storem || code->op == ES_VEC_storesm;
-  if (masked && !reg[at[strided ? 4 : 3]].l) return;
-  memcpy((void *)(reg[at[0]].s + code->k), &reg[at[strided ? 2 : 1]], (size_t)bytes);
+  int64_t step = strided ? reg[at[1]].lane[0].s : v->element_bytes;
+  for (int32_t lane = 0; lane < (code->op == ES_VEC_store1 ? 1 : v->lanes); lane++) {
+    if (masked && !reg[at[strided ? 4 : 3]].lane[lane].l) continue;
+    memcpy((void *)(reg[at[0]].lane[0].s + lane * step + code->k), &reg[at[strided ? 2 : 1]].lane[lane], (size_t)v->element_bytes);
+  }
 }
 
 /* The instruction after the end of the loop that opens at pc. */
@@ -145,7 +191,9 @@ static int32_t past_loop(const es_vec *v, int32_t pc) {
 }
 
 static void interpret(const es_vec *v, const int64_t *words) {
-  cell *reg = calloc((size_t)v->reg_count + 1, sizeof *reg), none = { .l = 0 };
+  static value reg[1 << 14];
+  static const value none;
+  if (v->reg_count > (int32_t)(sizeof reg / sizeof *reg)) abort();
   int64_t left[ES_VEC_NESTING];
   int32_t start[ES_VEC_NESTING], depth = 0;
   for (int32_t pc = 0; pc < v->count;) {
@@ -153,27 +201,31 @@ static void interpret(const es_vec *v, const int64_t *words) {
     const int32_t *at = code->at;
     switch (code->op) {
       case ES_VEC_store: case ES_VEC_storem: case ES_VEC_stores: case ES_VEC_storesm: case ES_VEC_store1:
-        store(code, v->element_bytes, reg);
+        store(code, v, reg);
         break;
       case ES_VEC_set: case ES_VEC_g_set: reg[at[0]] = reg[at[1]]; break;
-      case ES_VEC_note: break;
+      case ES_VEC_note: case ES_VEC_prefetch: break;
       case ES_VEC_loop:
-        if (reg[at[0]].s <= 0) { pc = past_loop(v, pc); continue; }
-        left[depth] = reg[at[0]].s;
+        if (reg[at[0]].lane[0].s <= 0) { pc = past_loop(v, pc); continue; }
+        left[depth] = reg[at[0]].lane[0].s;
         start[depth++] = pc;
         break;
       case ES_VEC_end:
         if (--left[depth - 1] > 0) pc = start[depth - 1];
         else depth--;
         break;
-      default:
-        reg[code->result] = value(code, v->element_bytes, words, at[0] < 0 ? none : reg[at[0]],
-                                  at[1] < 0 ? none : reg[at[1]], at[2] < 0 ? none : reg[at[2]],
-                                  at[3] < 0 ? none : reg[at[3]]);
+      default: {
+        const value *x[4];
+        for (int32_t i = 0; i < 4; i++) x[i] = at[i] < 0 ? &none : &reg[at[i]];
+        value *r = &reg[code->result];
+        if (v->reg[code->result].kind == 'g')
+          r->lane[0].s = scalar(code, words, x[0]->lane[0].s, x[1]->lane[0].s);
+        else
+          for (int32_t lane = 0; lane < v->lanes; lane++) r->lane[lane] = element(code, v, lane, x);
+      }
     }
     pc++;
   }
-  free(reg);
 }
 
 /* --- generator: any row, operands of the letters it wants ---------------------------------------------------------- */
@@ -181,7 +233,11 @@ static void interpret(const es_vec *v, const int64_t *words) {
 typedef struct pool { int32_t reg[POOL], count; } pool;
 typedef struct maker {
   es_vec *v;
-  int32_t bytes, base[2], count[3], stride, mutable_g, mutable_v[2]; /* [0] float, [1] integer */
+  int32_t bytes, base[2], count[3], stride; /* [0] float, [1] integer */
+  int32_t mutable_g[MUTABLES], mutable_v[2][MUTABLES];
+  int32_t pointer[2][MUTABLES]; /* anywhere in the first half of the offsets; moved by a g_set some time after next[] was made */
+  int32_t next[2];              /* -1: none */
+  bool spread;                  /* old values are as welcome as new ones, so that many are alive */
   pool g, m, x[2];
 } maker;
 static int64_t used[ES_VEC_COUNT];
@@ -200,9 +256,9 @@ static void keep(pool *p, int32_t reg) {
   if (p->count < POOL) p->reg[p->count++] = reg;
 }
 
-static int32_t pick(const pool *p) { /* mostly a recent one, so that expressions grow deep */
+static int32_t pick(const maker *k, const pool *p) { /* mostly a recent one, so that expressions grow deep */
   int32_t recent = p->count < 6 ? p->count : 6;
-  return p->reg[below(3) ? p->count - 1 - below(recent) : below(p->count)];
+  return p->reg[!k->spread && below(3) ? p->count - 1 - below(recent) : below(p->count)];
 }
 
 static double special(void) {
@@ -231,30 +287,63 @@ static int64_t constant(const maker *k, int32_t op) {
     case ES_VEC_g_shrk: return below(64);
     case ES_VEC_shl: case ES_VEC_shr: case ES_VEC_sar: case ES_VEC_rotl: return below(8 * k->bytes);
     case ES_VEC_note: return below(9);
+    case ES_VEC_part: return k->v->lanes * k->bytes == 64 ? below(256) : below(256) & 0x33;
     case ES_VEC_g_const: case ES_VEC_g_addk: case ES_VEC_g_mulk: case ES_VEC_splati: return (int32_t)draw();
-    default: return below(OFFSETS) * k->bytes;
+    default: return below(OFFSETS / 2) * k->bytes;
   }
 }
 
 static bool is_memory(const char *name) {
-  return strncmp(name, "load", 4) == 0 || strncmp(name, "store", 5) == 0 || strcmp(name, "bcast") == 0;
+  return strncmp(name, "load", 4) == 0 || strncmp(name, "store", 5) == 0 || strncmp(name, "bcast", 5) == 0;
+}
+
+/* Does the row exist for the block's lanes and ISA? */
+static bool exists(const es_vec *v, int32_t op) {
+  bool pairs = op == ES_VEC_unpl2 || op == ES_VEC_unph2;
+  bool rearranges = pairs || op == ES_VEC_unpl || op == ES_VEC_unph || op == ES_VEC_part;
+  return !(rearranges && v->lanes == 1) && !(pairs && v->element_bytes == 8) && !(op == ES_VEC_scalef && v->isa != ES_ISA_avx512);
+}
+
+/* First a place for a pointer, and some time later the move: what stands between still means the old place. */
+static void move_pointer(maker *k) {
+  int32_t class = below(2), none = ES_VEC_none;
+  if (k->next[class] < 0) {
+    k->next[class] = put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, below(OFFSETS / 2) * k->bytes, 0);
+    return;
+  }
+  put(k, ES_VEC_g_set, none, k->pointer[class][below(MUTABLES)], k->next[class], -1, -1, -1, 0, 0);
+  k->next[class] = -1;
+}
+
+static int32_t scalar_for(maker *k, int32_t op, int32_t place, int32_t class) {
+  if (!is_memory(es_vec_row_of(op)->name)) return pick(k, &k->g);
+  if (place == 0) return below(4) ? k->pointer[class][below(MUTABLES)] : k->base[class];
+  return op == ES_VEC_loadx || op == ES_VEC_bcastx ? k->count[below(3)] : k->stride;
 }
 
 static void instruction(maker *k, int32_t op) {
   const es_vec_row *row = es_vec_row_of(op);
   int32_t class = row->types[0] == 'b' ? below(2) : row->types[0] == 'i', at[5] = { -1, -1, -1, -1, -1 };
-  bool converts = op == ES_VEC_cvt_i || op == ES_VEC_cvtt_i || op == ES_VEC_cvt_f || op == ES_VEC_bits, memory = is_memory(row->name);
-  for (int32_t i = 0, address = memory; row->operands[i]; i++) {
+  bool converts = op == ES_VEC_cvt_i || op == ES_VEC_cvtt_i || op == ES_VEC_cvt_f || op == ES_VEC_bits;
+  if (!exists(k->v, op)) return;
+  for (int32_t i = 0; row->operands[i]; i++) {
     int32_t from = converts ? !class : class;
-    if (row->operands[i] == 'v') at[i] = pick(&k->x[from]);
-    if (row->operands[i] == 'm') at[i] = pick(&k->m);
-    if (row->operands[i] == 'g') at[i] = !memory ? pick(&k->g) : address ? k->base[class] : k->stride, address = 0;
+    if (row->operands[i] == 'v') at[i] = pick(k, &k->x[from]);
+    if (row->operands[i] == 'm') at[i] = pick(k, &k->m);
+    if (row->operands[i] == 'g') at[i] = scalar_for(k, op, i, class);
   }
-  if (op == ES_VEC_g_set) at[0] = k->mutable_g;
-  if (op == ES_VEC_set) at[0] = k->mutable_v[class];
+  if (op == ES_VEC_g_set) {
+    if (below(2)) { move_pointer(k); return; }
+    at[0] = k->mutable_g[below(MUTABLES)];
+  }
+  if (op == ES_VEC_set) at[0] = k->mutable_v[class][below(MUTABLES)];
   if (converts && class == 1) at[0] = tamed(k, op, at[0]);
+  if (op == ES_VEC_scalef) at[1] = tamed(k, op, at[1]);
   int32_t type = row->types[0] == '-' ? (int32_t)ES_VEC_none : type_of(k, class);
-  int32_t result = put(k, op, type, at[0], at[1], at[2], at[3], at[4], constant(k, op), special());
+  double n = special();
+  if (op == ES_VEC_loadx || op == ES_VEC_bcastx) /* float memory is read by elements: a part of a NaN is nobody's promise */
+    n = class == 1 ? 1 << below(4) : k->bytes == 8 ? 8 : 4 << below(2);
+  int32_t result = put(k, op, type, at[0], at[1], at[2], at[3], at[4], constant(k, op), n);
   if (row->result[0] == 'v') keep(&k->x[class], result);
   if (row->result[0] == 'm') keep(&k->m, result);
   if (row->result[0] == 'g') keep(&k->g, result);
@@ -265,34 +354,56 @@ static void body(maker *k, int32_t depth) {
   for (int32_t n = 4 + below(30); n > 0; n--) {
     int32_t op = below(ES_VEC_COUNT);
     if (op == ES_VEC_end) continue;
+    if (below(6) == 0) op = below(2) ? ES_VEC_fma : ES_VEC_set;
     if (op != ES_VEC_loop) { instruction(k, op); continue; }
-    if (depth == 3) continue;
+    if (depth == 4) continue;
+    k->next[0] = k->next[1] = -1;
     put(k, op, ES_VEC_none, k->count[below(3)], -1, -1, -1, -1, 0, 0);
     body(k, depth + 1);
     put(k, ES_VEC_end, ES_VEC_none, -1, -1, -1, -1, -1, 0, 0);
+    k->next[0] = k->next[1] = -1;
   }
   if (depth > 0) k->g.count = g, k->m.count = m, k->x[0].count = f, k->x[1].count = i; /* gone with the loop */
 }
 
-static es_vec *program(int32_t bytes) {
-  maker k = { .v = es_vec_new(ES_ISA_scalar, bytes), .bytes = bytes };
+static void start(maker *k) {
   int32_t none = ES_VEC_none;
-  for (int32_t i = 0; i < 2; i++) k.base[i] = put(&k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, i, 0);
-  for (int32_t i = 0; i < 3; i++) keep(&k.g, k.count[i] = put(&k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 2 + i, 0));
-  k.stride = put(&k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 5, 0);
-  keep(&k.g, k.mutable_g = put(&k, ES_VEC_g_const, none, -1, -1, -1, -1, -1, below(100), 0));
-  for (int32_t class = 0; class < 2; class++) {
-    keep(&k.x[class], k.mutable_v[class] = put(&k, class ? ES_VEC_splati : ES_VEC_splat, none, -1, -1, -1, -1, -1, 7, special()));
-    keep(&k.x[class], put(&k, ES_VEC_load, type_of(&k, class), k.base[class], -1, -1, -1, -1, 0, 0));
+  for (int32_t i = 0; i < 2; i++) k->base[i] = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, i, 0);
+  for (int32_t i = 0; i < 3; i++) keep(&k->g, k->count[i] = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 2 + i, 0));
+  k->stride = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 5, 0);
+  for (int32_t i = 0; i < MUTABLES; i++) {
+    keep(&k->g, k->mutable_g[i] = put(k, ES_VEC_g_const, none, -1, -1, -1, -1, -1, below(100), 0));
+    for (int32_t class = 0; class < 2; class++) {
+      k->pointer[class][i] = put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, below(OFFSETS / 2) * k->bytes, 0);
+      int32_t v = put(k, class ? ES_VEC_splati : ES_VEC_splat, none, -1, -1, -1, -1, -1, 7, special());
+      keep(&k->x[class], k->mutable_v[class][i] = v);
+    }
   }
-  keep(&k.m, put(&k, ES_VEC_lt, none, k.x[0].reg[0], k.x[0].reg[1], -1, -1, -1, 0, 0));
-  body(&k, 0);
-  for (int32_t i = 0; i < 8; i++) /* what was computed shows in memory */
+  for (int32_t n = k->spread ? below(40) : 1; n >= 0; n--)
     for (int32_t class = 0; class < 2; class++)
-      put(&k, ES_VEC_store, none, k.base[class], pick(&k.x[class]), -1, -1, -1, (OFFSETS + i) * bytes, 0);
-  int32_t scalar = put(&k, ES_VEC_splatg, none, pick(&k.g), -1, -1, -1, -1, 0, 0);
-  put(&k, ES_VEC_store, none, k.base[1], scalar, -1, -1, -1, (OFFSETS + 8) * bytes, 0);
+      keep(&k->x[class], put(k, ES_VEC_load, type_of(k, class), k->base[class], -1, -1, -1, -1, n % OFFSETS * k->bytes, 0));
+  for (int32_t n = k->spread ? below(20) : 0; n > 0; n--)
+    keep(&k->g, put(k, ES_VEC_g_addk, none, pick(k, &k->g), -1, -1, -1, -1, below(100), 0));
+  for (int32_t n = k->spread ? below(12) : 1; n >= 0; n--)
+    keep(&k->m, put(k, ES_VEC_lt, none, pick(k, &k->x[0]), pick(k, &k->x[0]), -1, -1, -1, 0, 0));
+}
+
+static es_vec *program(es_isa isa, int32_t bytes) {
+  maker k = { .v = es_vec_new(isa, bytes), .bytes = bytes, .next = { -1, -1 }, .spread = below(2) };
+  start(&k);
+  body(&k, 0);
+  int32_t at = (OFFSETS + 4 * LANES) * bytes, none = ES_VEC_none;
+  for (int32_t i = 0; i < RESULTS; i++, at += LANES * bytes) /* what was computed shows in memory */
+    for (int32_t class = 0; class < 2; class++)
+      put(&k, ES_VEC_store, none, k.base[class], pick(&k, &k.x[class]), -1, -1, -1, at, 0);
+  int32_t scalar_of = put(&k, ES_VEC_splatg, none, pick(&k, &k.g), -1, -1, -1, -1, 0, 0);
+  put(&k, ES_VEC_store, none, k.base[1], scalar_of, -1, -1, -1, at, 0);
   return k.v;
+}
+
+static es_isa draw_isa(void) {
+  int32_t isa = below(ES_ISA_COUNT);
+  return es_isa_supported(isa) ? (es_isa)isa : ES_ISA_scalar;
 }
 
 /* --- one batch: one C unit ---------------------------------------------------------------------------------------- */
@@ -309,35 +420,47 @@ static void fill(memory *m, int32_t bytes) {
   }
 }
 
-static bool equal(const memory *p, const memory *q, int32_t bytes) {
+/* -1, or the first byte that differs: of float memory, then of integer memory. */
+static int32_t difference(const memory *p, const memory *q, int32_t bytes) {
   for (int32_t i = 0; i < CELLS; i++) {
     cell a = load(bytes, (int64_t)(p->floats + i * bytes)), b = load(bytes, (int64_t)(q->floats + i * bytes));
     bool nans = isnan(number(a, bytes == 8)) && isnan(number(b, bytes == 8));
-    if (a.l != b.l && !nans) return false;
+    if (a.l != b.l && !nans) return i * bytes;
   }
-  return memcmp(p->integers, q->integers, sizeof p->integers) == 0;
+  for (int32_t i = 0; i < CELLS * bytes; i++)
+    if (p->integers[i] != q->integers[i]) return i + CELLS * 8;
+  return -1;
 }
 
-static bool agrees(const es_vec *v, void (*run)(const int64_t *)) {
+/* Where memory differed, as an offset to the base pointers; true when it never did. */
+static bool agrees(const es_vec *v, void (*run)(const int64_t *), int32_t *at, bool *integer) {
   static memory m, start, want; /* both run in the same place, so that addresses are equal */
   for (int32_t t = 0; t < TRIALS; t++) {
     memset(&start, 0, sizeof start);
     fill(&start, v->element_bytes);
-    int64_t words[WORDS] = { (int64_t)m.floats, (int64_t)m.integers, t, 3 - t, 2, 4 * v->element_bytes };
+    static const int32_t strides[TRIALS] = { 4, 1, 0, -3 };
+    int32_t bytes = v->element_bytes;
+    int64_t words[WORDS] = { (int64_t)(m.floats + BEFORE * bytes), (int64_t)(m.integers + BEFORE * bytes), t, 3 - t, 2,
+                             strides[t] * bytes };
     m = start;
     interpret(v, words);
     want = m;
     m = start;
     run(words);
-    if (!equal(&m, &want, v->element_bytes)) return false;
+    *at = difference(&m, &want, bytes);
+    *integer = *at >= CELLS * 8;
+    if (*at < 0) continue;
+    *at -= BEFORE * bytes + (*integer ? CELLS * 8 : 0);
+    return false;
   }
   return true;
 }
 
-static void show(const es_vec *v, uint64_t seed, int64_t n) {
+static void show(const es_vec *v, uint64_t seed, int64_t n, int32_t at, bool integer) {
   es_text text = { 0 };
   es_vec_print(v, &text);
-  fprintf(stderr, "vec_fuzz: program %lld of seed %llu differs\n%s", (long long)n, (unsigned long long)seed, text.bytes);
+  fprintf(stderr, "vec_fuzz: program %lld of seed %llu differs at g%d + %d\n%s", (long long)n, (unsigned long long)seed, integer,
+          at, text.bytes);
   es_text_clear(&text);
 }
 
@@ -349,7 +472,7 @@ static int64_t batch(uint64_t seed, int64_t first, int64_t *wrong) {
   char name[32];
   for (int32_t j = 0; j < BATCH; j++) {
     start_round(seed, first + j);
-    programs[j] = program(below(2) ? 8 : 4);
+    programs[j] = program(draw_isa(), below(2) ? 8 : 4);
     snprintf(name, sizeof name, "block%d", j);
     if (es_vec_lower(programs[j], name, &unit, &err)) break;
     es_text_add(&unit, "void run%d(const long *w) { block%d(w); }\n", j, j);
@@ -362,7 +485,9 @@ static int64_t batch(uint64_t seed, int64_t first, int64_t *wrong) {
     snprintf(name, sizeof name, "run%d", j);
     start_round(seed + 1, first + j);
     void (*run)(const int64_t *) = (void (*)(const int64_t *))es_code_symbol(code, name);
-    if (!agrees(programs[j], run) && (*wrong)++ < 2 && !plant) show(programs[j], seed, first + j);
+    int32_t at;
+    bool integer;
+    if (!agrees(programs[j], run, &at, &integer) && (*wrong)++ < 99 && !plant) show(programs[j], seed, first + j, at, integer);
     es_vec_free(programs[j]);
   }
   es_text_clear(&unit);

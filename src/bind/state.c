@@ -1,6 +1,7 @@
 /* Lua states: finds scripts (embedded or on disk) and hands the C table to Lua. Nothing here runs scripts. */
 #include "bind/state.h"
 
+#include <gnu/libc-version.h>
 #include <luajit.h>
 #include <stdio.h>
 #include <string.h>
@@ -102,10 +103,14 @@ static void add_scripts(lua_State *L, es_text *all) {
   }
 }
 
-/* Hash over version, libtcc and every script L would load: part of every key, so other code never finds old kernels. */
+/* Hash over version, libtcc, libc and LuaJIT (whose arithmetic passes and blueprints use) and every script L would load: part
+ * of every key, so other code never finds old kernels. */
 static int native_build(lua_State *L) {
   es_text all = {0};
-  es_text_add(&all, "%s tcc %s\n", ESPER_VERSION, ES_TCC_BUILD);
+  es_text_add(&all, "%s tcc %s libc %s\n", ESPER_VERSION, ES_TCC_BUILD, gnu_get_libc_version());
+  lua_getglobal(L, "jit");
+  lua_getfield(L, -1, "version");
+  es_text_add(&all, "%s\n", lua_tostring(L, -1));
   es_text_add(&all, "%s\n", es_embedded_hash);
   if (script_dir(L)) add_scripts(L, &all);
   es_hash hash;

@@ -44,7 +44,7 @@ void es_record_free(es_record *record);
 enum { ES_SOURCE_NAME_MAX = 100 };
 typedef struct es_source {
   es_hash hash;            /* over all that decides the record: text, hyper-parameters given, mode, dtype, target, passes, build */
-  const char *name;        /* of its blueprint, at most ES_SOURCE_NAME_MAX bytes; records of equal graphs share one key */
+  const char *name;        /* of its blueprint; records of equal graphs share one key */
 } es_source;
 
 typedef struct es_store es_store;
@@ -82,7 +82,8 @@ typedef struct es_store_report {
  * Changes nothing. ECORRUPT when the structure is damaged; bad records and entries are only counted. */
 esper_status es_store_verify(es_store *store, es_store_report *out, es_error *err);
 /* Deletes quarantine, records that fail their check, records older than `older` seconds, then the oldest until the
- * rest fits into `bytes`; -1 = no limit; then index entries that lead nowhere, which *deleted does not count. The file keeps its size; its pages are used again. */
+ * rest fits into `bytes`; -1 = no limit; then index entries that lead nowhere, which *deleted does not count. The file
+ * keeps its size; its pages are used again. */
 esper_status es_store_gc(es_store *store, int64_t older, int64_t bytes, int64_t *deleted, es_error *err);
 /* One file holding all (or one) records with their hashes; written beside `file`, then renamed onto it. */
 esper_status es_store_export(es_store *store, const es_hash *key_or_null, const char *file, int64_t *count, es_error *err);

@@ -65,12 +65,14 @@ static es_x86_mem at_rsp(int32_t offset) {
 }
 
 static void vector_to(es_lowering *low, es_x86_mem mem, int8_t from, int8_t mask) {
-  es_low_put(low, (es_x86_ins){.op = (int16_t)es_low_by_width(low, X(movups_store), X(movupd_store)), .bytes = low->bytes, .a = -1, .b = -1,
-                               .c = from, .mem_used = true, .mem = mem, .mask = mask});
+  int op = es_low_by_width(low, X(movups_store), X(movupd_store)); /* a mask counts elements */
+  es_low_put(low, (es_x86_ins){.op = (int16_t)op, .bytes = low->bytes, .a = -1, .b = -1, .c = from,
+                               .mem_used = true, .mem = mem, .mask = mask});
 }
 
 static void vector_from(es_lowering *low, int8_t to, es_x86_mem mem, int8_t mask) {
-  es_low_put(low, (es_x86_ins){.op = (int16_t)es_low_by_width(low, X(movups_load), X(movupd_load)), .bytes = low->bytes, .a = to, .b = -1, .c = -1,
+  int op = es_low_by_width(low, X(movups_load), X(movupd_load));
+  es_low_put(low, (es_x86_ins){.op = (int16_t)op, .bytes = low->bytes, .a = to, .b = -1, .c = -1,
                                .mem_used = true, .mem = mem, .mask = mask, .zero = mask != 0});
 }
 
@@ -243,7 +245,7 @@ static void lea(es_lowering *low, int8_t to, int8_t base, int8_t index, int32_t 
 }
 
 static void add_constant(es_lowering *low, const es_vec_code *code) {
-  int8_t from = es_low_scalar(low, code->at[0], ES_RAX), to = scalar_result(low, code);
+  int8_t to = scalar_result(low, code), from = es_low_scalar(low, code->at[0], to);
   if (code->k != (int32_t)code->k) {
     load_integer(low, ES_RCX, code->k);
     return lea(low, to, from, ES_RCX, 0);

@@ -61,6 +61,11 @@ static es_operand sources(es_lowering *low, const es_vec_code *code, int8_t *fir
 static void binary(es_lowering *low, const es_vec_code *code) {
   int8_t first;
   es_operand second = sources(low, code, &first);
+  if (second.broadcast && (code->op == ES_VEC_unpl2 || code->op == ES_VEC_unph2)) {
+    int8_t to = es_low_scratch(low); /* their rows are of 8-byte elements, the one broadcast has 4 bytes */
+    es_low_load(low, to, &second);
+    second = (es_operand){.reg = to};
+  }
   es_low_3m(low, pick(low, row_of(code)), es_low_result(low, code), first, &second);
 }
 
@@ -247,11 +252,27 @@ static void spread(es_lowering *low, int8_t to, int8_t from) {
   es_low_3(low, es_low_by_width(low, X(pbroadcastd), X(pbroadcastq)), to, -1, to);
 }
 
+static void general(es_lowering *low, int op, int8_t a, int8_t c, int64_t k) {
+  es_low_put(low, (es_x86_ins){.op = (int16_t)op, .bytes = 8, .a = a, .b = -1, .c = c, .k = k});
+}
+
+/* A count cut to 0 .. lanes, so that its lower half alone says which lanes are below it. In rcx. */
+static int8_t clamp(es_lowering *low, int8_t count) {
+  general(low, X(mov_i), ES_RCX, -1, low->vec->lanes);
+  general(low, X(cmp_rr), count, ES_RCX, 0);
+  general(low, X(cmovl), ES_RCX, count, 0);
+  general(low, X(mov_i), ES_RAX, -1, 0);
+  general(low, X(test_rr), ES_RCX, ES_RCX, 0);
+  general(low, X(cmovl), ES_RCX, ES_RAX, 0);
+  return ES_RCX;
+}
+
 static void tail(es_lowering *low, const es_vec_code *code) {
   uint8_t bytes[64];
   lane_numbers(low, bytes);
   es_operand numbers = es_low_full_literal(low, bytes);
   int8_t count = es_low_scalar(low, code->at[0], ES_RAX), to = es_low_result(low, code);
+  if (!low->wide_element) count = clamp(low, count);
   if (low->wide_isa) {
     int8_t spare = es_low_scratch(low);
     spread(low, spare, count);

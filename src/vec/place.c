@@ -127,13 +127,21 @@ static void map_blocks(work *w) {
   }
 }
 
+/* Does operand x of an instruction stand for a read of r: itself, or through the load folded into it? */
+static bool reads_through(const work *w, int32_t x, int32_t r) {
+  if (x == r) return true;
+  if (x < 0 || w->out->place[x].kind != ES_PLACE_folded) return false;
+  const es_vec_code *load = &w->vec->code[w->vec->reg[x].made];
+  return load->at[0] == r || load->at[1] == r;
+}
+
 /* Is register r set by an instruction between a and b, both excluded? Read too, when `reads`. */
 static bool touched(const work *w, int32_t r, int32_t a, int32_t b, bool reads) {
   for (int32_t i = a + 1; i < b; i++) {
     const es_vec_code *code = &w->vec->code[i];
     for (int at = 0; at < ES_VEC_OPERANDS; at++) {
       bool sets = at == 0 && is_set(code->op);
-      if (code->at[at] == r && (sets || reads)) return true;
+      if (sets ? code->at[at] == r : reads && reads_through(w, code->at[at], r)) return true;
     }
   }
   return false;

@@ -24,7 +24,6 @@ end
 
 local function size(n) return n < 10240 and ("%d B"):format(n) or ("%.1f kB"):format(n / 1024) end
 
-
 M.ls = with(function(store, args)
   local list = store:list()
   if args.json then return true, json.array(list) end
@@ -72,14 +71,17 @@ M.verify = with(function(store, args)
     return nil, why
   end
   local r = {}
-  for _, f in ipairs { "records", "bytes", "bad", "quarantined", "file_bytes" } do r[f] = tonumber(report[f]) end
+  for _, f in ipairs { "records", "bytes", "bad", "quarantined", "file_bytes", "indexed", "orphans", "index_bad" } do
+    r[f] = tonumber(report[f])
+  end
   if args.json then
     print(json.encode(r))
   else
-    print(("%d records, %s, %d bad, %d quarantined, file %s"):format(r.records, size(r.bytes), r.bad, r.quarantined,
-      size(r.file_bytes)))
+    print(("%d records, %s, %d bad, %d quarantined, %d in the index (%d without a record, %d bad), file %s"):format(r.records,
+      size(r.bytes), r.bad, r.quarantined, r.indexed, r.orphans, r.index_bad, size(r.file_bytes)))
   end
   if r.bad > 0 then return nil, ("%d records fail their check; they will be compiled anew when needed"):format(r.bad) end
+  if r.index_bad > 0 then return nil, ("%d index entries fail their check; they count for nothing, gc removes them"):format(r.index_bad) end
   return true
 end)
 

@@ -32,8 +32,9 @@ local function summary(report, kept)
   if not report.after then
     lines[2] = "the defaults are the best found; nothing to keep"
   else
-    lines[2] = ("%.3f ms before, %.3f ms after, ratio %.2f%s"):format(report.before / 1e6, report.after / 1e6,
-      report.after / report.before, kept and "; kept in the store" or "; not kept: " .. (next(report.tuning) and "no store" or "not faster"))
+    local fate = kept and "kept in the store" or next(report.tuning) and "not kept: no store" or "not kept: not faster"
+    lines[2] = ("%.3f ms before, %.3f ms after, ratio %.2f; %s"):format(report.before / 1e6, report.after / 1e6,
+      report.after / report.before, fate)
   end
   return table.concat(lines, "\n")
 end
