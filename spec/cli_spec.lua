@@ -200,11 +200,11 @@ describe("command #process", function()
     -- The compile is stored while there is room; its certificate then is not, which must be said.
     local little = "export ESPER_STORE='" .. files.path "little" .. "'; "
     assert.equal(0, (esper("compile " .. SMALL .. " --no-certify", little)))
-    fails(1, "the certificate cannot be stored", "compile " .. SMALL, little .. "trap '' XFSZ; ulimit -f 8;")
+    fails(1, "the certificate cannot be stored", "compile " .. SMALL, little .. "trap '' XFSZ; ulimit -f 48;")
     local again = json("compile " .. SMALL .. " --no-certify", little)
     assert.truthy(again.status == "CACHED" and again.certificate == cjson.null) -- what was stored before is still there
-    fails(1, "the certificate cannot be stored", "validate " .. SMALL .. " --mode eval --shapes 1", little .. "trap '' XFSZ; ulimit -f 8;")
-    fails(1, "space", "compile " .. SMALL .. " --no-certify", "export ESPER_STORE='" .. files.path "full" .. "'; trap '' XFSZ; ulimit -f 8;")
+    fails(1, "the certificate cannot be stored", "validate " .. SMALL .. " --mode eval --shapes 1", little .. "trap '' XFSZ; ulimit -f 48;")
+    fails(1, "space", "compile " .. SMALL .. " --no-certify", "export ESPER_STORE='" .. files.path "full" .. "'; trap '' XFSZ; ulimit -f 48;")
   end)
 
   it("recompiles what a damaged store lost, and loses nothing else", function()

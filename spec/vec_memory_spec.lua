@@ -198,6 +198,21 @@ local function crowded(isa, w)
   end
 end
 
+-- As many loops inside each other as there may be, more than there are registers for their counters.
+local function nested(isa, w)
+  local to = native.new(w.int .. "[16]")
+  case.build(isa, w.i, function(b)
+    local y, two, sum = b:arg(0), b:arg(1), b:isplat(0)
+    local function nest(depth)
+      if depth == 0 then return b:set(sum, b:add(sum, b:isplat(1))) end
+      b:loop(two, function() nest(depth - 1) end)
+    end
+    nest(16)
+    b:store(y, sum)
+  end)(address(to), 2)
+  for lane = 0, vec.lanes(isa, w.i) - 1 do assert.equal(65536, tonumber(to[lane])) end
+end
+
 for _, isa in ipairs(case.isas()) do
   for _, w in ipairs(case.WIDTH) do
     describe(("vector memory of %d bytes on %s"):format(w.bytes, isa), function()
@@ -208,6 +223,7 @@ for _, isa in ipairs(case.isas()) do
         it("full accesses end where they should: " .. type, function() full_accesses(isa, type, ctype, w.bytes) end)
       end
       it("loops, and registers changed in them", function() loops(isa, w) end)
+      it("sixteen loops inside each other", function() nested(isa, w) end)
       it("a pointer does not run ahead of a load", function() moved_pointer(isa, w) end)
       it("values that do not fit the registers", function() crowded(isa, w) end)
     end)

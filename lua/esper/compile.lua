@@ -74,15 +74,21 @@ local function block_text(name, made, listing, labels)
   return ("%s (%s, %d lanes)\n%s"):format(name, made.type, made.lanes, text)
 end
 
--- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group.
+-- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group and gives its
+-- anchor, which is what a block computes that says nothing else.
 local function listed(unit, listing, labels, blocks)
   local plain, known = unit.block, {}
   function unit:block(build, dtype)
+    local names, anchor = labels()
     local made
-    local name = plain(self, function(b) made = b return build(b) end, dtype)
+    local name = plain(self, function(b)
+      made = b
+      if anchor then b:note(anchor) end
+      return build(b)
+    end, dtype)
     if not known[name] then
       known[name] = true
-      blocks[#blocks + 1] = block_text(name, made, listing, labels())
+      blocks[#blocks + 1] = block_text(name, made, listing, names)
     end
     return name
   end

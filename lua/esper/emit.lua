@@ -86,8 +86,11 @@ local function describe(graph, group)
   return ordinal, label
 end
 
---- Names of a group's nodes ("%7 linear"), by the ordinal that vector blocks know them by.
-function M.labels(graph, group) return select(2, describe(graph, group)) end
+--- Names of a group's nodes ("%7 linear"), by the ordinal that vector blocks know them by, and the anchor's ordinal or nil.
+function M.labels(graph, group)
+  local ordinal, label = describe(graph, group)
+  return label, group.anchor and ordinal[group.anchor]
+end
 
 function Unit:group(group)
   local ordinal, label = describe(self.graph, group)

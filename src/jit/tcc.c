@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,6 +43,10 @@ static esper_status read_object(int file, es_text *object, es_error *err) {
   struct stat info;
   if (fstat(file, &info) != 0 || info.st_size <= 0)
     return es_fail(err, ESPER_ECOMPILE, "libtcc wrote an empty object; is /proc mounted?");
+  struct rlimit limit; /* of files, memory files too; libtcc does not look at what its writes return */
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && (rlim_t)info.st_size >= limit.rlim_cur)
+    return es_fail(err, ESPER_ENOSPACE, "object code is cut off at the %llu bytes that RLIMIT_FSIZE allows a file",
+                   (unsigned long long)limit.rlim_cur);
   size_t size = (size_t)info.st_size;
   void *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
   if (bytes == MAP_FAILED)

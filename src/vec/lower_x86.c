@@ -245,7 +245,7 @@ static void lea(es_lowering *low, int8_t to, int8_t base, int8_t index, int32_t 
 }
 
 static void add_constant(es_lowering *low, const es_vec_code *code) {
-  int8_t from = es_low_scalar(low, code->at[0], ES_RAX), to = scalar_result(low, code);
+  int8_t to = scalar_result(low, code), from = es_low_scalar(low, code->at[0], to);
   if (code->k != (int32_t)code->k) {
     load_integer(low, ES_RCX, code->k);
     return lea(low, to, from, ES_RCX, 0);
