@@ -17,6 +17,7 @@
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"
 
+local find, sub = string.find, string.sub
 local M = {}
 
 local PLACEHOLDER = "es_this" -- stands for a function's own name until that is known
@@ -28,7 +29,7 @@ local Unit = {}
 Unit.__index = Unit
 
 function M.unit(graph, isa)
-  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, choices = {} }, Unit)
+  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, atoms = {}, choices = {} }, Unit)
 end
 
 -- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives
@@ -99,11 +100,24 @@ function Unit:group(group)
   return k.steps, k.temps
 end
 
+-- Appends text with PLACEHOLDER replaced. A block has tens of kilobytes: gsub would match them byte by byte.
+local function named(out, text, name)
+  local at = 1
+  while true do
+    local from, to = find(text, PLACEHOLDER, at, true)
+    if not from then break end
+    out[#out + 1] = sub(text, at, from - 1)
+    out[#out + 1] = name
+    at = to + 1
+  end
+  out[#out + 1] = sub(text, at)
+end
+
 function Unit:text()
   local out = { PRELUDE }
   local function add(entry)
     for _, label in ipairs(entry.labels) do out[#out + 1] = "/* " .. label .. " */\n" end
-    out[#out + 1] = entry.text:gsub(PLACEHOLDER, entry.name)
+    named(out, entry.text, entry.name)
   end
   for _, entry in ipairs(self.helpers) do add(entry) end
   for _, entry in ipairs(self.blocks) do add(entry) end

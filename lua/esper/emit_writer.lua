@@ -95,9 +95,14 @@ function Writer:name(prefix)
   return prefix .. "_" .. n
 end
 
---- An expression that may stand beside any operator.
+--- An expression that may stand beside any operator. The same few are asked for again and again.
 function Writer:atom(expr)
-  return expr:find "^[%w_]+$" and expr or "(" .. expr .. ")"
+  local atom = self.unit.atoms[expr]
+  if not atom then
+    atom = expr:find "^[%w_]+$" and expr or "(" .. expr .. ")"
+    self.unit.atoms[expr] = atom
+  end
+  return atom
 end
 
 --- Starts a function; what is written until the next step (or the recipe's end) is its body.

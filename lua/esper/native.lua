@@ -17,7 +17,10 @@ local host = require "esper_native"
 if not pcall(ffi.typeof, "es_native") then ffi.cdef(host.cdef) end
 
 local M = {}
-local C = ffi.cast("const es_native *", host.table)
+
+-- A Lua table: asking the struct makes a search through its fields and a new object, at every call.
+local C, functions = {}, ffi.cast("const es_native *", host.table)
+for name in string.gmatch(string.match(host.cdef, "struct es_native (%b{})"), "%(%*([%w_]+)%)") do C[name] = functions[name] end
 
 M.C = C
 M.source = host.source -- path in the tree ("blueprints/cnn/norm.lua") -> text or nil
