@@ -34,7 +34,7 @@ static void wire(es_frame *f) {
   int32_t p = 0, d = 0, key = 0;
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);
-    f->calls[i] = (es_call){ k->fn[i], 0, s->when, { f->p + p, f->d + d, f->key + key, &f->fault } };
+    f->calls[i] = (es_call){ k->fn[i], 0, s->when, 0, 0, { f->p + p, f->d + d, f->key + key, &f->fault } };
     p += s->operand_count;
     d += s->dim_count;
     key += 2 * s->stream_count;
@@ -149,6 +149,10 @@ static esper_status size_value(es_frame *f, int32_t index, es_error *err) {
   return ESPER_OK;
 }
 
+static void forget_kept(es_frame *f) {
+  for (int32_t i = 0; i < f->kernel->step_count; i++) f->calls[i].token = 0;
+}
+
 static esper_status lay_slots(es_frame *f, es_error *err) {
   const es_kernel *k = f->kernel;
   memset(f->slot_bytes, 0, (size_t)k->slot_count * sizeof *f->slot_bytes);
@@ -171,7 +175,7 @@ static esper_status lay_slots(es_frame *f, es_error *err) {
     *at += (f->slot_bytes[i] + ES_ALIGNMENT - 1) & -(int64_t)ES_ALIGNMENT;
   }
   f->workspace = ends[0];
-  if (f->kept != ends[1]) f->settled = 0;
+  if (f->kept != ends[1]) forget_kept(f); /* the slots have other places */
   f->kept = ends[1];
   f->placed = NULL;
   return ESPER_OK;
@@ -210,7 +214,7 @@ static esper_status place_kept(es_frame *f, es_error *err) {
   if (!es_block_reserve(&f->keep, f->kept))
     return es_fail(err, ESPER_ENOMEM, "kernel: no memory for %lld bytes made of parameters",
                    (long long)f->kept);
-  if (f->keep.start != before) f->settled = 0;
+  if (f->keep.start != before) forget_kept(f);
   for (int32_t i = 0; i < f->kernel->slot_count; i++)
     if (es_plan_slot_kept(f->kernel->plan, i)) f->slot[i] = f->keep.start + f->slot_at[i];
   return ESPER_OK;
@@ -312,10 +316,10 @@ static void run_noted(es_profile *profile, int32_t step, es_call *call, es_pool 
 
 /* Has the step work to do in this run? */
 static bool due(const es_frame *f, const es_call *call) {
-  bool settled = f->frozen && f->settled == f->frozen;
+  bool made = f->frozen && call->token == f->frozen && call->made == call->tiles;
   switch (call->when) {
-    case ES_WHEN_prepare: return !settled;
-    case ES_WHEN_pack: return f->frozen && !settled;
+    case ES_WHEN_prepare: return !made;
+    case ES_WHEN_pack: return f->frozen && !made;
     case ES_WHEN_frozen: return f->frozen != 0;
     case ES_WHEN_fluid: return f->frozen == 0;
     default: return true;
@@ -324,7 +328,6 @@ static bool due(const es_frame *f, const es_call *call) {
 
 int32_t es_frame_steps(es_frame *f, es_pool *pool) {
   f->fault = 0;
-  if (!f->frozen) f->settled = 0; /* a step that prepares writes what frozen runs had kept */
   for (int32_t i = 0; i < f->kernel->step_count; i++) {
     es_call *call = &f->calls[i];
     if (call->tiles <= 0 || !due(f, call)) continue;
@@ -332,8 +335,9 @@ int32_t es_frame_steps(es_frame *f, es_pool *pool) {
     if (f->profile) run_noted(f->profile, i, call, pool);
     else es_pool_run(pool, call->tiles, run_tiles, call);
     if (f->fault) return i;
+    call->token = f->frozen;
+    call->made = call->tiles;
   }
-  f->settled = f->frozen;
   return -1;
 }
 

@@ -25,6 +25,8 @@ typedef struct es_call {   /* one step, ready to call */
   es_kernel_fn fn;
   int64_t tiles;
   int32_t when;            /* es_when */
+  uint64_t token;          /* of the last run that did this step, and over how many tiles: for those that run once */
+  int64_t made;
   es_args args;
 } es_call;
 
@@ -43,7 +45,6 @@ typedef struct es_frame {
   es_block own;            /* the frame's own workspace */
   es_block keep;           /* the kept slots */
   uint64_t frozen;         /* token of this run, 0 none */
-  uint64_t settled;        /* token whose parameters the kept slots were made of, 0 none */
   const char *placed;      /* workspace that `slot` points into, NULL = none yet */
   char **slot;             /* per slot: address */
   void **base;             /* per value: address */
