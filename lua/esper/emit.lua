@@ -48,10 +48,17 @@ end
 -- PLACEHOLDER.
 function Unit:helper(text) return share(self, self.helpers, "h", text).name end
 
+--- A vector block; one with the instructions of an earlier one is that one, and is not lowered again.
 function Unit:block(build, dtype)
   local b = vec.block(self.isa, dtype)
   build(b)
-  return share(self, self.blocks, "v", b:lower(PLACEHOLDER)).name
+  local key = b:digest()
+  local name = self.keyed[key]
+  if not name then
+    name = ("es_v%d"):format(#self.blocks + 1)
+    self.blocks[#self.blocks + 1], self.keyed[key] = b:lower(name), name
+  end
+  return name
 end
 
 --- One of the candidates: the tuned one of the group that is being written, else the first. unit.choices keeps what there was to
@@ -100,7 +107,7 @@ function Unit:group(group)
   return k.steps, k.temps
 end
 
--- Appends text with PLACEHOLDER replaced. A block has tens of kilobytes: gsub would match them byte by byte.
+-- Appends text with PLACEHOLDER replaced; gsub would match it byte by byte.
 local function named(out, text, name)
   local at = 1
   while true do
@@ -120,7 +127,7 @@ function Unit:text()
     named(out, entry.text, entry.name)
   end
   for _, entry in ipairs(self.helpers) do add(entry) end
-  for _, entry in ipairs(self.blocks) do add(entry) end
+  for _, text in ipairs(self.blocks) do out[#out + 1] = text end
   for _, entry in ipairs(self.fns) do add(entry) end
   return table.concat(out)
 end
