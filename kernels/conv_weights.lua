@@ -84,7 +84,8 @@ function M.step(k, c, p)
   p.taps = c.depth * c.tap[1] * c.tap[2]
   p.whole = c.each - (p.blocks - 1) * p.rows
   p.bytes = (p.taps + (c.bias and 1 or 0)) * p.rows * bytes
-  local temp = k:temp(D:const(c.groups * p.blocks * p.bytes))
+  local keep = k:constant(c.w) and not (c.bias and not k:constant(c.bias))
+  local temp = k:temp(D:const(c.groups * p.blocks * p.bytes), keep)
   function p.address(group, block)
     return ("(%s + (%s * %dL + %s) * %dL)"):format(k:ptr(temp), k:atom(group), p.blocks, k:atom(block), p.bytes)
   end
@@ -93,7 +94,7 @@ function M.step(k, c, p)
   local turned = line and p.phases[1] * p.phases[2] == 1 and p.taps >= k:lanes(c.dtype) and k:lanes(c.dtype) > 1
   local block = k:block(turned and turn_block(p) or gather_block(p), c.dtype)
   local biases = c.bias and k:block(gather_block(p), c.dtype)
-  k:step { tiles = D:const(c.groups * p.blocks), label = "weights" }
+  k:step { tiles = D:const(c.groups * p.blocks), label = "weights", when = keep and "prepare" or nil }
   k:tiles(function(t)
     k:line("long o = %s / %dL * %dL + %s %% %dL * %dL;", t, p.blocks, c.each, t, p.blocks, p.rows)
     k:line("long last = %s %% %dL == %dL;", t, p.blocks, p.blocks - 1)
