@@ -8,6 +8,7 @@
 --   tiles  register tiles, one row high for very few rows; reads a as it lies when its k step is 1, b when its n step is 1,
 --          and packs into stack buffers
 --          otherwise: K_PIECE deep, b into panels as wide as a register tile, used by all rows of the tile while in L1.
+-- While parameters are frozen, tiles read b from panels that a step of its own packed once, and dots are for still fewer rows.
 -- Invariant: form and tiles follow from the shape alone; when that is known at run time only, the step of the other form has
 -- no tiles. A sum is taken in the order of its form, wherever it stands in a tile.
 
@@ -16,6 +17,7 @@ local blocks = require "kernels.contract_blocks"
 local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
 local FEW_ROWS = 48       -- up to here rows are done as dots; fewer, down to 4, when the depth is less than 8 times that
+local FEW_FROZEN = 6      -- the same where b is in panels already
 local SINGLE_ROWS = 3     -- up to here tiles are one row high
 local NARROW, DEEP = 24, 64 -- up to so many columns, from so much depth on, dots waste less than tiles
 local NEVER = 2 ^ 40      -- more rows than there can be
@@ -100,10 +102,10 @@ local function bytes_of(k, o, stride) return ("%s * %dL"):format(k:dim(stride), 
 
 -- Starts a step whose tiles are `height` rows by `width` columns; body() is the code of one, with C names a, b (char *: first
 -- elements of the tile's operands), row (of the output), m, n (extents of the tile).
-local function step(k, o, active, label, height, width, body)
+local function step(k, o, active, label, height, width, body, when)
   local D = k.dims
   local across, down = D:ceildiv(o.n, width), D:ceildiv(o.m, height)
-  k:step { tiles = D:mul(active, D:mul(k:product(o.batch), D:mul(down, across))), label = label }
+  k:step { tiles = D:mul(active, D:mul(k:product(o.batch), D:mul(down, across))), label = label, when = when }
   k:tiles(function(t)
     k:line("long c0 = %s %% %s * %dL, rest = %s / %s;", t, k:dim(across), width, t, k:dim(across))
     k:line("long m0 = rest %% %s * %dL, batch = rest / %s;", k:dim(down), height, k:dim(down))
@@ -127,7 +129,7 @@ local function finish(k, o, raw, line)
     from_step = ("%dL"):format(line * o.bytes), plus = o.plus }
 end
 
-local function emit_dots(k, o, active, narrow)
+local function emit_dots(k, o, active, narrow, when)
   local rows, columns = blocks.dots_shape(o.lanes)
   local height, width = FEW_ROWS, k:choice("contract_dots", { 128, 64, 256 })
   if narrow then height, width = 128, 32 end
@@ -165,7 +167,7 @@ local function emit_dots(k, o, active, narrow)
     rest("rows", "m - rows", "done", "1", "n - done")
     k:close()
     finish(k, o, raw, line)
-  end)
+  end, when)
 end
 
 -- A form of tiles: register tile (rows, vectors of columns), tile (rows, columns), elements of k that are packed at a time.
@@ -208,9 +210,32 @@ local function pack_a(k, o, form, packed, line)
   end
 end
 
+-- Panels of b, packed once: temporary and bytes of one, all of k deep and up to a whole number of lanes, which `turn` fills.
+local function emit_panels(k, o, active, form)
+  local D, nr = k.dims, form.nv * o.lanes
+  local line = D:mul(D:mul(D:ceildiv(o.k, o.lanes), D:const(o.lanes)), D:const(nr * o.bytes))
+  local across = D:ceildiv(o.n, nr)
+  local panels = { temp = k:temp(D:mul(across, line), true), bytes = line }
+  k:step { tiles = D:mul(active, across), label = "panels", when = "pack" }
+  k:tiles(function(t)
+    k:line("long j = %s * %dL, wide = %s - j < %dL ? %s - j : %dL;", t, nr, k:dim(o.n), nr, k:dim(o.n), nr)
+    local bn, bk, step_out = bytes_of(k, o, o.bn), bytes_of(k, o, o.bk), nr * o.bytes .. "L"
+    k:line("char *from = %s + (%s) * %dL, *to = %s + %s * %s;", k:read(o.b), k:offset(o.b.offset, { o.bn }, { "j" }), o.bytes,
+      k:ptr(panels.temp), t, k:dim(line))
+    k:call(packing(k, o, o.b_along_k), o.b_along_k and { "wide", k:dim(o.k), "from", bn, "to", step_out }
+      or { k:dim(o.k), "wide", "from", bk, bn, "to", step_out })
+  end)
+  return panels
+end
+
 -- Leaves in b_j and b_step where the panel of columns j .. j + wide - 1 is.
-local function place_b(k, o, form, panel)
+local function place_b(k, o, form, panel, panels)
   local bk, bn, nr = bytes_of(k, o, o.bk), bytes_of(k, o, o.bn), form.nv * o.lanes
+  if panels then
+    k:line("char *b_j = %s + (c0 + j) / %dL * %s + k0 * %dL;", k:ptr(panels.temp), nr, k:dim(panels.bytes), nr * o.bytes)
+    k:line("long b_step = %dL, wide = n - j < %dL ? n - j : %dL;", nr * o.bytes, nr, nr)
+    return
+  end
   k:line("char *b_j = b_k + j * %s;", bn)
   k:line("long b_step = %s, wide = n - j < %dL ? n - j : %dL;", bk, nr, nr)
   if not panel then return end
@@ -237,14 +262,14 @@ local function multiply(k, o, form, nv, packed, line)
   end
 end
 
-local function emit_tiles(k, o, active, form, label)
+local function emit_tiles(k, o, active, form, label, when, panels)
   local D, nr = k.dims, form.nv * o.lanes
   local uneven_m = (D:value(o.m) or 1) % form.mr ~= 0
   local last = (D:value(o.n) or 1) % nr
   local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
   step(k, o, active, label, form.height, form.width, function()
     local raw = k:buffer(o.dtype, form.height * form.width)
-    local panel = (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
+    local panel = not panels and (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
     local a_rows = not o.a_along_k and math.ceil(form.height / o.lanes) * o.lanes or uneven_m and form.mr
     local packed, line = a_rows and k:buffer(o.dtype, a_rows * a_line), a_line * o.bytes .. "L"
     k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
@@ -252,7 +277,7 @@ local function emit_tiles(k, o, active, form, label)
     k:line("char *a_k = a_at + k0 * %s, *b_k = b_at + k0 * %s;", bytes_of(k, o, o.ak), bytes_of(k, o, o.bk))
     if packed then pack_a(k, o, form, packed, line) end
     k:open("for (long j = 0; j < n; j += %dL)", nr)
-    place_b(k, o, form, panel)
+    place_b(k, o, form, panel, panels)
     k:line("char *to = (char *)%s + j * %dL;", raw, o.bytes)
     local half = form.nv == 2 and D:value(o.n) and last > 0 and last <= o.lanes
     if half then
@@ -266,20 +291,38 @@ local function emit_tiles(k, o, active, form, label)
     k:close()
     k:close()
     finish(k, o, raw, form.width)
-  end)
+  end, when)
+end
+
+-- Is b a parameter that panels are worth keeping of?
+local function keeps(k, o, few)
+  return k.unit.mode == "eval" and k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
+end
+
+-- The forms while parameters are frozen.
+local function emit_frozen(k, o, few)
+  local D, form = k.dims, tile_form(o, false)
+  local many = more_than(D, o.m, math.min(few, FEW_FROZEN))
+  local panels = emit_panels(k, o, many, form)
+  if D:value(many) ~= 1 then emit_dots(k, o, D:sub(D:const(1), many), false, "frozen") end
+  if D:value(many) ~= 0 then emit_tiles(k, o, many, form, "panel tiles", "frozen", panels) end
 end
 
 local function emit(k, group)
   local D, o = k.dims, describe(k, group)
-  local few = few_rows(k, o)
+  local few, when = few_rows(k, o), nil
+  if keeps(k, o, few) then
+    emit_frozen(k, o, few)
+    when = "fluid"
+  end
   local many = more_than(D, o.m, few)
-  if D:value(many) ~= 1 then emit_dots(k, o, D:sub(D:const(1), many), few == NEVER) end
+  if D:value(many) ~= 1 then emit_dots(k, o, D:sub(D:const(1), many), few == NEVER, when) end
   if D:value(many) == 0 then return end
   if few == 0 and o.b_along_n then
     many = more_than(D, o.m, SINGLE_ROWS)
-    if D:value(many) ~= 1 then emit_tiles(k, o, D:sub(D:const(1), many), single_rows(o), "rows") end
+    if D:value(many) ~= 1 then emit_tiles(k, o, D:sub(D:const(1), many), single_rows(o), "rows", when) end
   end
-  if D:value(many) ~= 0 then emit_tiles(k, o, many, tile_form(o, (D:value(o.n) or 1) % (4 * o.lanes) ~= 0), "tiles") end
+  if D:value(many) ~= 0 then emit_tiles(k, o, many, tile_form(o, (D:value(o.n) or 1) % (4 * o.lanes) ~= 0), "tiles", when) end
 end
 
 return { name = "contract", emit = emit }
