@@ -59,24 +59,36 @@ local function tap(b, p, acc, x, w, wide, mask)
 end
 
 -- The loops over taps, outermost first; `level` counts down to the body. x moves by the step of the loop, whose word
--- already takes off what the loops inside have moved.
-local function taps(b, loops, level, x, body)
+-- already takes off what the loops inside have moved; the weights, which lie tap by tap, likewise. Gives how many taps
+-- the weights have moved.
+local function taps(b, loops, level, x, weight, row, body)
   local loop = loops[level]
-  if not loop then return body() end
+  if not loop then
+    body()
+    return 0
+  end
   local function run(count)
     b:loop(count, function()
-      taps(b, loops, level - 1, x, body)
+      local moved = taps(b, loops, level - 1, x, weight, row, body)
+      local step = (loop.phases and 2 or 1) * loop.taps - moved
       b:g_set(x, b:g_add(x, b:arg(STEPS + 2 * level - 2)))
+      if step ~= 0 then b:g_set(weight, b:g_addk(weight, step * row)) end
     end)
   end
-  if not loop.phases then return run(b:const(loop.n)) end
-  local count, start = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x)
+  if not loop.phases then
+    run(b:const(loop.n))
+    return loop.n * loop.taps
+  end
+  local count, start, first = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x), b:copy(weight)
   b:loop(b:const(2), function()
     run(count)
     b:g_set(start, b:g_add(start, b:arg(STEPS + 2 * level - 1)))
+    b:g_set(first, b:g_addk(first, loop.taps * row))
     b:g_set(x, start)
+    b:g_set(weight, first)
     b:g_set(count, b:g_sub(b:const(loop.phases), count))
   end)
+  return 2 * loop.taps
 end
 
 -- All taps of `wide` vectors of pixels at `at`, and their store. Channels are stored last to first: those that the last
@@ -89,10 +101,7 @@ local function register_sums(b, c, p, loops, w, at, out, wide, mask)
   end
   local row = p.rows * b.bytes
   if c.bias then b:g_set(weight, b:g_addk(weight, row)) end
-  taps(b, loops, #loops, x, function()
-    tap(b, p, acc, x, weight, wide, mask)
-    b:g_set(weight, b:g_addk(weight, row))
-  end)
+  taps(b, loops, #loops, x, weight, row, function() tap(b, p, acc, x, weight, wide, mask) end)
   local to = b:copy(out)
   for j = p.rows, 1, -1 do
     for v = 1, wide do b:store(to, acc[j][v], (v - 1) * b.lanes * b.bytes, mask) end
@@ -227,7 +236,6 @@ end
 
 function M.emit(k, c, l)
   local D, p = k.dims, register_tile(k, c)
-  p.phases = l.phases or { 1, 1 }
   weights.step(k, c, p)
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes
