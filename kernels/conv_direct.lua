@@ -5,6 +5,7 @@
 -- walked row by row, or, where that wastes fewer lanes, as one flat run over the layout's pitch: the columns between rows
 -- are then computed too, and left behind when the rows are brought together.
 
+local copy = require "kernels.conv_copy"
 local planes = require "kernels.planes"
 local weights = require "kernels.conv_weights"
 
@@ -16,7 +17,9 @@ local PIXELS, LINES = 1024, 16
 -- Per instruction set: vector registers for sums, pixels and a broadcast weight; rows of a register tile where there are
 -- enough channels, fewest and most.
 local TILE = {
-  avx512 = { room = 31, fewest = 8, most = 14 }, avx2 = { room = 15, fewest = 5, most = 6 }, scalar = { room = 13, fewest = 4, most = 4 },
+  avx512 = { room = 31, fewest = 8, most = 14 },
+  avx2 = { room = 15, fewest = 5, most = 6 },
+  scalar = { room = 13, fewest = 4, most = 4 },
 }
 local SUMS = 12 -- independent sums that hide the latency of a multiply-add
 
@@ -234,9 +237,26 @@ local function compute(k, c, l, p, s, target, raw)
   k:close()
 end
 
+-- The step before: panels of weights and, where x is not read in place, its copy.
+local function prepare(k, panels, copied)
+  local D = k.dims
+  k:step { tiles = copied and D:add(D:const(panels.tiles), copied.tiles) or D:const(panels.tiles), label = "weights, padding" }
+  k:tiles(function(t)
+    if not copied then return panels.body(t) end
+    k:open("if (%s < %dL)", t, panels.tiles)
+    panels.body(t)
+    k:close()
+    k:open("else")
+    k:line("long u = %s - %dL;", t, panels.tiles)
+    copied.body("u")
+    k:close()
+  end)
+end
+
+--- Writes the steps. l: conv_form.lua's layout.
 function M.emit(k, c, l)
   local D, p = k.dims, register_tile(k, c)
-  weights.step(k, c, p)
+  prepare(k, weights.part(k, c, p), copy.part(k, c, l))
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes
   s.lines, s.columns, s.capacity = cut(k, c, p)

@@ -1,5 +1,5 @@
---- The weights of a convolution as panels: a step that writes, for every block of `rows` output channels, the rows'
--- weights side by side, tap after tap as the weights have them; the biases in front. Read by conv_direct.lua.
+--- The weights of a convolution as panels: for every block of `rows` output channels, the rows' weights side by side, tap
+-- after tap as the weights have them; the biases in front. Read by conv_direct.lua.
 --
 -- Where a row's taps lie side by side, `lanes` of them for `lanes` rows are turned in registers at a time; elsewhere one
 -- tap is gathered from all rows. The last block repeats its last row where there are fewer; what comes of it is dropped.
@@ -64,9 +64,9 @@ local function gather(k, c, p, block)
   k:close()
 end
 
---- Writes the step. p: rows, blocks (per group). Gives the panels:
--- p.taps, p.whole = rows that every block has, p.bytes of a panel, p.address(group, block).
-function M.step(k, c, p)
+--- Plans the panels. p: rows, blocks (per group); adds p.taps, p.whole = rows of the last block, p.bytes of a panel,
+-- p.address(group, block). Gives { tiles = number, body = fn(t) that writes the panel of C tile t }.
+function M.part(k, c, p)
   local D, bytes = k.dims, k:bytes(c.dtype)
   p.taps = c.depth * c.tap[1] * c.tap[2]
   p.whole = c.each - (p.blocks - 1) * p.rows
@@ -75,13 +75,12 @@ function M.step(k, c, p)
   function p.address(group, block)
     return ("(%s + (%s * %dL + %s) * %dL)"):format(k:ptr(temp), k:atom(group), p.blocks, k:atom(block), p.bytes)
   end
-  local one = D:const(1)
-  local line = c.ws[4] == one and c.ws[3] == D:const(c.tap[2]) and c.ws[2] == D:const(c.tap[1] * c.tap[2])
-  local turned = line and p.taps >= k:lanes(c.dtype) and k:lanes(c.dtype) > 1
+  local line = c.ws[4] == D:const(1) and c.ws[3] == D:const(c.tap[2]) and c.ws[2] == D:const(c.tap[1] * c.tap[2])
+  local lanes = k:lanes(c.dtype)
+  local turned = line and lanes > 1 and p.taps >= lanes
   local block = k:block(turned and turn_block(p) or gather_block(p), c.dtype)
   local biases = c.bias and k:block(gather_block(p), c.dtype)
-  k:step { tiles = D:const(c.groups * p.blocks), label = "weights" }
-  k:tiles(function(t)
+  return { tiles = c.groups * p.blocks, body = function(t)
     k:line("long o = %s / %dL * %dL + %s %% %dL * %dL;", t, p.blocks, c.each, t, p.blocks, p.rows)
     k:line("long last = %s %% %dL == %dL;", t, p.blocks, p.blocks - 1)
     k:line("long step = %s * %dL, last_step = last ? 0 : step;", k:dim(c.ws[1]), bytes)
@@ -96,7 +95,7 @@ function M.step(k, c, p)
     else
       gather(k, c, p, block)
     end
-  end)
+  end }
 end
 
 return M
