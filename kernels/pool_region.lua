@@ -54,7 +54,7 @@ end
 local function number(b, g) return b:cvt_f(b:splatg(g)) end
 
 -- C: the byte stride of x along an axis.
-local function step(k, p, axis) return ("%s * %dL"):format(k:dim(p.xs[axis]), k:bytes(p.dtype)) end
+local function stride_of(k, p, axis) return ("%s * %dL"):format(k:dim(p.xs[axis]), k:bytes(p.dtype)) end
 
 -- ---- whole planes ----
 
@@ -113,8 +113,8 @@ local function emit_planes(k, p, target)
     k:line("long start = (sample * %s + first) * %dL;", k:dim(p.channels), rows * outputs)
     k:open("for (long i = 0; i < %dL; i++)", rows)
     k:line("long h0 = i * %s / %dL, h1 = ((i + 1) * %s + %dL) / %dL;", k:dim(p.size[1]), rows, k:dim(p.size[1]), rows - 1, rows)
-    k:call(block, { "planes", "h1 - h0", k:dim(p.size[2]), ("x + h0 * %s * %dL"):format(k:dim(p.xs[3]), bytes), step(k, p, 3),
-      step(k, p, 4), step(k, p, 2), ("%s + (start + i * %dL) * %dL"):format(k:write(target), outputs, bytes),
+    k:call(block, { "planes", "h1 - h0", k:dim(p.size[2]), ("x + h0 * %s"):format(stride_of(k, p, 3)), stride_of(k, p, 3),
+      stride_of(k, p, 4), stride_of(k, p, 2), ("%s + (start + i * %dL) * %dL"):format(k:write(target), outputs, bytes),
       ("%dL"):format(rows * outputs * bytes) })
     k:close()
     k:line("long lines = %dL, columns = %dL;", rows, outputs)
@@ -167,7 +167,7 @@ local function emit_single(k, p)
     bounds(k, p, 2, "ow")
     local divisor = p.adaptive and "(h1 - h0) * (w1 - w0)" or ("%dL"):format(p.tap and p.tap[1] * p.tap[2] or 1)
     k:call(block, { "h1 - h0", "w1 - w0", ("plane + (h0 * %s + w0 * %s) * %dL"):format(k:dim(p.xs[3]), k:dim(p.xs[4]), bytes),
-      step(k, p, 3), step(k, p, 4), ("to + j * %dL"):format(bytes), divisor })
+      stride_of(k, p, 3), stride_of(k, p, 4), ("to + j * %dL"):format(bytes), divisor })
     k:close()
     k:epilogue { start = "start", n = "n", from = raw and ("(char *)%s"):format(raw) or nil }
   end)
