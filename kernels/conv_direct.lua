@@ -63,20 +63,18 @@ end
 local function taps(b, loops, level, x, body)
   local loop = loops[level]
   if not loop then return body() end
-  local step = b:arg(STEPS + level - 1)
-  if not loop.phases then
-    return b:loop(b:const(loop.n), function()
+  local function run(count)
+    b:loop(count, function()
       taps(b, loops, level - 1, x, body)
-      b:g_set(x, b:g_add(x, step))
+      b:g_set(x, b:g_add(x, b:arg(STEPS + 2 * level - 2)))
     end)
   end
-  local count = b:g_addk(b:const(math.ceil(loop.phases / 2)), 0)
+  if not loop.phases then return run(b:const(loop.n)) end
+  local count, start = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x)
   b:loop(b:const(2), function()
-    b:loop(count, function()
-      body()
-      b:g_set(x, b:g_addk(x, b.bytes))
-    end)
-    b:g_set(x, b:g_sub(b:g_add(x, step), b:g_mulk(count, b.bytes)))
+    run(count)
+    b:g_set(start, b:g_add(start, b:arg(STEPS + 2 * level - 1)))
+    b:g_set(x, start)
     b:g_set(count, b:g_sub(b:const(loop.phases), count))
   end)
 end
@@ -159,13 +157,14 @@ local function cut(k, c, p)
   return lines, columns, math.max(capacity, strip)
 end
 
--- Steps of the loops as words: what is left of the loop's step after the loops inside have moved x.
+-- Two words per loop: its step, less what the loops inside have moved x, and the jump between its phases.
 local function step_words(k, c, loops)
   local D, words, moved = k.dims, {}, k.dims:const(0)
-  for i, loop in ipairs(loops) do
-    local step = loop.phases and loop.step or D:sub(loop.step, moved)
-    words[i] = ("%s * %dL"):format(k:dim(step), k:bytes(c.dtype))
-    moved = D:mul(loop.step, D:const(loop.n))
+  local function put(d) words[#words + 1] = d and ("%s * %dL"):format(k:dim(d), k:bytes(c.dtype)) or "0L" end
+  for _, loop in ipairs(loops) do
+    put(D:sub(loop.step, moved))
+    put(loop.jump)
+    moved = D:mul(loop.jump or loop.step, D:const(loop.n))
   end
   return words
 end
@@ -228,7 +227,7 @@ end
 
 function M.emit(k, c, l)
   local D, p = k.dims, register_tile(k, c)
-  p.phases = l.loops[1] and l.loops[1].phases
+  p.phases = l.phases or { 1, 1 }
   weights.step(k, c, p)
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes

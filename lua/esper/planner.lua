@@ -115,7 +115,8 @@ local function overlaps(slot, life)
   return false
 end
 
--- What is kept gets a slot of its own. The rest: largest first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest.
+-- What is kept gets a slot of its own. The rest: largest first, each into the free slot it fits best: the same size, else
+-- the smallest that is larger, else the largest.
 function Planner:share(list)
   local size, slots = typical(self.f.D), {}
   for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
