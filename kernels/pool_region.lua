@@ -103,7 +103,8 @@ local function emit_planes(k, p, target)
   local plane = D:const(rows * outputs)
   k:step { tiles = D:mul(p.samples, parts) }
   k:tiles(function(t)
-    k:line("long sample = %s / %s, first = %s %% %s * %dL, planes = %s - first;", t, k:dim(parts), t, k:dim(parts), PLANES, k:dim(p.channels))
+    k:line("long sample = %s / %s, first = %s %% %s * %dL, planes = %s - first;", t, k:dim(parts), t, k:dim(parts), PLANES,
+      k:dim(p.channels))
     k:line("if (planes > %dL) planes = %dL;", PLANES, PLANES)
     k:line("char *x = %s;", k:at(p.x, { "sample", "first" }))
     k:line("long start = (sample * %s + first) * %dL;", k:dim(p.channels), rows * outputs)

@@ -110,7 +110,7 @@ es_id es_graph_copy_node(es_graph *graph, const es_graph *src, es_id id, const e
 esper_status es_graph_root(es_graph *graph, int32_t kind, const char *name, es_id node, es_error *err);
 
 int32_t es_graph_count(const es_graph *graph);
-const es_node *es_graph_node(const es_graph *graph, es_id id); /* valid until the next add */
+const es_node *es_graph_node(const es_graph *graph, es_id id); /* lives as long as the graph */
 es_id es_graph_find(const es_graph *graph, const char *name); /* the input, param or buffer of that name; -1 none */
 int32_t es_graph_root_count(const es_graph *graph);
 const es_root *es_graph_root_get(const es_graph *graph, int32_t index);

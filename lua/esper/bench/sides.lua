@@ -133,7 +133,8 @@ function M.esper(case, options)
   local data = leaves(graph, values)
   if not data then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
   for name, t in pairs(given or {}) do data[name].tensor = t end
-  local run, results, keep = validate.execution(made, values, data, SEED, 0)
+  local frozen = made.mode == "eval" and not options.fluid and C.es_frozen_token() or nil -- as peers see constant weights
+  local run, results, keep = validate.execution(made, values, data, SEED, 0, frozen)
   run.pool = options.pool
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
