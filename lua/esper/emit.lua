@@ -29,7 +29,8 @@ local Unit = {}
 Unit.__index = Unit
 
 function M.unit(graph, isa)
-  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, atoms = {}, choices = {} }, Unit)
+  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, atoms = {},
+    choices = {} }, Unit)
 end
 
 -- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives
