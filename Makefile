@@ -117,8 +117,17 @@ valgrind: all ## memcheck over compiles and runs on the scalar target
 	@spec/valgrind.sh
 soak: all $(STRESS) ## the long versions of the stress tests (minutes to hours: SOAK=10 multiplies)
 	@spec/soak.sh
-bench: all ## time compiling and running
+BENCH ?= suite
+bench: all $(BUILD)/overhead ## the suite against libtorch; PEERS=/path/to/venv: against PyTorch, torch.compile, ONNX Runtime too
 	@luajit bench/compile.lua
+	@$(BUILD)/overhead
+ifeq ($(PEERS),)
+	@$(BUILD)/esper bench --all --group $(BENCH) --svg $(BUILD)/bench.svg
+else
+	@luajit bench/compare.lua --venv $(PEERS) --group $(BENCH) $(QUICK:%=--quick) --json $(BUILD)/bench.json --svg $(BUILD)/bench.svg
+endif
+$(BUILD)/overhead: bench/overhead.c $(BUILD)/libesper.so
+	@$(CC) -std=c11 -Isrc $(WARN) $(CFLAGS) -o $@ $< -L$(BUILD) -lesper -Wl,-rpath,'$$ORIGIN' -lluajit-5.1
 docs: all ## write the generated pages of docs/
 	@luajit docs/generate.lua
 

@@ -113,7 +113,7 @@ end
 
 local function measure(case, peers, options, context)
   local row = { name = case.name, group = case.group, threads = options.inner, peers = {}, failed = {} }
-  local esper, why = sides.esper(case, { pool = context.pool })
+  local esper, why = sides.esper(case, { pool = context.pool, store = context.store })
   if not esper then row.error = why return row end
   local ready, problem = esper.run(1, context.one)
   if not ready then row.error = problem return row end
@@ -161,6 +161,7 @@ local function inner(options)
   local pipe = io.popen "mktemp -d"
   local context = { directory = pipe:read "*l", pool = bench.pool(options.inner), one = native.new "double[1]" }
   pipe:close()
+  context.store = require("esper").store() -- tuned choices
   local peers = {}
   for _, kind in ipairs(words(options.peers)) do
     if kind == "libtorch" then context.libtorch = true else peers[#peers + 1] = start(kind, options, context.directory) end

@@ -53,23 +53,28 @@ local function describe(k, group)
 end
 
 local function make_blocks(k, a)
-  local function block(build)
+  local function block(name, ...)
+    local given = { ... }
+    local key = { "attention", name }
+    for i, v in ipairs(given) do
+      key[i + 2] = type(v) == "table" and table.concat(v, ",") or type(v) == "number" and ("%.17g"):format(v) or tostring(v)
+    end
     return k:block(function(b)
       k:note(b, a.id)
-      build(b)
-    end, a.dtype)
+      blocks_of[name](unpack(given))(b)
+    end, a.dtype, table.concat(key, " "))
   end
-  local B, nv, column = blocks_of, a.nv, k.dims:value(a.v.strides[a.rank])
-  local factor = a.folded and a.scale * LOG2E or LOG2E
+  local nv, column = a.nv, k.dims:value(a.v.strides[a.rank])
   local made = {
-    begin = block(B.begin(nv)), pack = block(B.pack(nv)), score = block(B.score(nv, a.groups, a.folded and 1 or a.scale)),
-    weigh = block(B.weigh(nv, factor)), value = block(B.value(nv, a.groups, column and column * a.bytes)),
-    finish = block(B.finish(nv)),
+    begin = block("begin", nv), pack = block("pack", nv),
+    score = block("score", nv, a.groups, a.folded and 1 or a.scale),
+    weigh = block("weigh", nv, a.folded and a.scale * LOG2E or LOG2E),
+    value = block("value", nv, a.groups, column and column * a.bytes), finish = block("finish", nv),
   }
-  if a.causal then made.hide = block(B.hide(nv)) end
+  if a.causal then made.hide = block("hide", nv) end
   if a.mask then
-    made.add = block(B.add(nv, a.mask.line))
-    if not a.mask.added and a.mask.packed and not a.mask.line then made.bytes = block(B.bytes(nv)) end
+    made.add = block("add", nv, a.mask.line)
+    if not a.mask.added and a.mask.packed and not a.mask.line then made.bytes = block("bytes", nv) end
   end
   return made
 end

@@ -74,7 +74,7 @@ function M.tile(mr, nv)
     local depth, a, b_first, b_step = b:arg(0), b:copy(b:arg(1)), b:arg(4), b:arg(5)
     local out, out_step, again = b:copy(b:arg(6)), b:arg(7), b:arg(8)
     local steps, line = multiples(b, b:arg(2), mr), b.lanes * b.bytes
-    local folds = line == 64 -- AVX-512 multiplies by an element in memory
+    local folds = line == 64 and mr > nv -- AVX-512 multiplies by an element in memory
     local function each_sum(acc, body)
       local row = b:copy(out)
       for i = 1, mr do

@@ -13,18 +13,33 @@ local M = {}
 local RAW_BYTES = 36 * 1024 -- stack buffer of raw sums
 local PIXELS, LINES = 1024, 16
 
--- Vector registers for sums, pixels and a broadcast weight (which needs none on AVX-512).
-local ROOM = { avx512 = 30, avx2 = 14, scalar = 12 }
-local ROWS = { avx512 = 14, avx2 = 6, scalar = 4 }
+-- Per instruction set: vector registers for sums, pixels and a broadcast weight; rows of a register tile where there are
+-- enough channels, fewest and most.
+local TILE = {
+  avx512 = { room = 31, fewest = 8, most = 14 }, avx2 = { room = 15, fewest = 5, most = 6 }, scalar = { room = 13, fewest = 4, most = 4 },
+}
+local SUMS = 12 -- independent sums that hide the latency of a multiply-add
 
--- Output channels and pixel vectors of a register tile: channels divided evenly, then as many vectors as fit.
+-- Rows into which `each` channels are divided with the fewest left over; of equals the most.
+local function row_choices(each, tile)
+  if each <= tile.most then return { each } end
+  local list = {}
+  for rows = tile.most, tile.fewest, -1 do list[#list + 1] = rows end
+  local function waste(rows) return math.ceil(each / rows) * rows end
+  table.sort(list, function(a, b)
+    if waste(a) ~= waste(b) then return waste(a) < waste(b) end
+    return a > b
+  end)
+  return list
+end
+
+-- Output channels and pixel vectors of a register tile.
 local function register_tile(k, c)
-  local room, most = ROOM[k.isa], ROWS[k.isa]
-  local blocks = math.ceil(c.each / most)
-  local rows = math.ceil(c.each / blocks)
-  local wide = math.max(1, math.floor((room - 1) / (rows + 1)))
-  while wide > 2 and rows * (wide - 1) >= 12 do wide = wide - 1 end -- 12 independent sums hide the latency
-  return { rows = rows, blocks = math.ceil(c.each / rows), wide = k:choice("conv_wide", { math.min(wide, 8) }) }
+  local tile = TILE[k.isa]
+  local rows = k:choice("conv_rows", row_choices(c.each, tile))
+  local wide = math.max(1, math.floor((tile.room - 1) / (rows + 1)))
+  while wide > 2 and rows * (wide - 1) >= SUMS do wide = wide - 1 end
+  return { rows = rows, blocks = math.ceil(c.each / rows), wide = math.min(wide, 8) }
 end
 
 -- ---- the block ----
@@ -36,13 +51,10 @@ local STEPS = #WORDS
 -- One tap: the pixels at x, `wide` vectors, times the weights at w.
 local function tap(b, p, acc, x, w, wide, mask)
   local lanes, pixels = b.lanes * b.bytes, {}
-  local shared = b.isa ~= "avx512" or p.rows == 1
   for v = 1, wide do pixels[v] = b:load(x, (v - 1) * lanes, mask) end
   for j = 1, p.rows do
-    local weight = shared and b:bcast(w, (j - 1) * b.bytes)
-    for v = 1, wide do
-      b:set(acc[j][v], b:fma(weight or b:bcast(w, (j - 1) * b.bytes), pixels[v], acc[j][v]))
-    end
+    local weight = b:bcast(w, (j - 1) * b.bytes)
+    for v = 1, wide do b:set(acc[j][v], b:fma(weight, pixels[v], acc[j][v])) end
   end
 end
 
@@ -51,20 +63,18 @@ end
 local function taps(b, loops, level, x, body)
   local loop = loops[level]
   if not loop then return body() end
-  local step = b:arg(STEPS + level - 1)
-  if not loop.phases then
-    return b:loop(b:const(loop.n), function()
+  local function run(count)
+    b:loop(count, function()
       taps(b, loops, level - 1, x, body)
-      b:g_set(x, b:g_add(x, step))
+      b:g_set(x, b:g_add(x, b:arg(STEPS + 2 * level - 2)))
     end)
   end
-  local count = b:g_addk(b:const(math.ceil(loop.phases / 2)), 0)
+  if not loop.phases then return run(b:const(loop.n)) end
+  local count, start = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x)
   b:loop(b:const(2), function()
-    b:loop(count, function()
-      body()
-      b:g_set(x, b:g_addk(x, b.bytes))
-    end)
-    b:g_set(x, b:g_sub(b:g_add(x, step), b:g_mulk(count, b.bytes)))
+    run(count)
+    b:g_set(start, b:g_add(start, b:arg(STEPS + 2 * level - 1)))
+    b:g_set(x, start)
     b:g_set(count, b:g_sub(b:const(loop.phases), count))
   end)
 end
@@ -147,13 +157,14 @@ local function cut(k, c, p)
   return lines, columns, math.max(capacity, strip)
 end
 
--- Steps of the loops as words: what is left of the loop's step after the loops inside have moved x.
+-- Two words per loop: its step, less what the loops inside have moved x, and the jump between its phases.
 local function step_words(k, c, loops)
   local D, words, moved = k.dims, {}, k.dims:const(0)
-  for i, loop in ipairs(loops) do
-    local step = loop.phases and loop.step or D:sub(loop.step, moved)
-    words[i] = ("%s * %dL"):format(k:dim(step), k:bytes(c.dtype))
-    moved = D:mul(loop.step, D:const(loop.n))
+  local function put(d) words[#words + 1] = d and ("%s * %dL"):format(k:dim(d), k:bytes(c.dtype)) or "0L" end
+  for _, loop in ipairs(loops) do
+    put(D:sub(loop.step, moved))
+    put(loop.jump)
+    moved = D:mul(loop.jump or loop.step, D:const(loop.n))
   end
   return words
 end
@@ -216,7 +227,7 @@ end
 
 function M.emit(k, c, l)
   local D, p = k.dims, register_tile(k, c)
-  p.phases = l.loops[1] and l.loops[1].phases
+  p.phases = l.phases or { 1, 1 }
   weights.step(k, c, p)
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes

@@ -54,22 +54,30 @@ local function gather_block(p)
   end
 end
 
--- C: gathers every tap in the loops' order: rows of taps, in phases where the layout has them.
+-- How many of `taps` taps phase `phase` of `phases` has.
+local function taps_of(taps, phase, phases) return math.floor((taps - phase + phases - 1) / phases) end
+
+-- C: gathers every tap in the loops' order: rows of taps, rows and columns in phases where the layout has them.
 local function gather(k, c, p, block)
-  local bytes, row = k:bytes(c.dtype), p.rows * k:bytes(c.dtype)
-  local phases = p.phases and 2 or 1
-  k:open("for (long i = 0; i < %dL; i++)", c.depth * c.tap[1])
-  k:line("char *source = from + (i / %dL * %s + i %% %dL * %s) * %dL;", c.tap[1], k:dim(c.ws[2]), c.tap[1], k:dim(c.ws[3]), bytes)
-  for phase = 0, phases - 1 do
-    local count = math.floor((c.tap[2] - phase + phases - 1) / phases)
-    k:call(block, { "step", "last_step", ("source + %dL * %s"):format(phase * bytes, k:dim(c.ws[4])), "to", ("%dL"):format(count),
-      ("%s * %dL"):format(k:dim(c.ws[4]), phases * bytes) })
-    k:line("to += %dL;", count * row)
+  local bytes = k:bytes(c.dtype)
+  local rows, columns = unpack(p.phases)
+  k:open("for (long i = 0; i < %dL; i++)", c.depth)
+  for row_phase = 0, rows - 1 do
+    k:open("for (long kh = %dL; kh < %dL; kh += %dL)", row_phase, c.tap[1], rows)
+    k:line("char *source = from + (i * %s + kh * %s) * %dL;", k:dim(c.ws[2]), k:dim(c.ws[3]), bytes)
+    for phase = 0, columns - 1 do
+      local count = taps_of(c.tap[2], phase, columns)
+      k:call(block, { "step", "last_step", ("source + %dL * %s"):format(phase * bytes, k:dim(c.ws[4])), "to", ("%dL"):format(count),
+        ("%s * %dL"):format(k:dim(c.ws[4]), columns * bytes) })
+      k:line("to += %dL;", count * p.rows * bytes)
+    end
+    k:close()
   end
   k:close()
 end
 
---- Writes the step. p: rows, blocks (per group), phases = taps of a row come even ones first. Gives the panels:
+--- Writes the step. p: rows, blocks (per group), phases = { of window rows, of columns }, 2 = even ones come first. Gives the
+-- panels:
 -- p.taps, p.whole = rows that every block has, p.bytes of a panel, p.address(group, block).
 function M.step(k, c, p)
   local D, bytes = k.dims, k:bytes(c.dtype)
@@ -82,7 +90,7 @@ function M.step(k, c, p)
   end
   local one = D:const(1)
   local line = c.ws[4] == one and c.ws[3] == D:const(c.tap[2]) and c.ws[2] == D:const(c.tap[1] * c.tap[2])
-  local turned = line and not p.phases and p.taps >= k:lanes(c.dtype) and k:lanes(c.dtype) > 1
+  local turned = line and p.phases[1] * p.phases[2] == 1 and p.taps >= k:lanes(c.dtype) and k:lanes(c.dtype) > 1
   local block = k:block(turned and turn_block(p) or gather_block(p), c.dtype)
   local biases = c.bias and k:block(gather_block(p), c.dtype)
   k:step { tiles = D:const(c.groups * p.blocks), label = "weights" }

@@ -96,8 +96,9 @@ function FILL.pairs(k, win, blocks)
   k:close()
   k:open("if (right > left && high > low)")
   local function place(at) return ("(%s %% 2 * pitch + %s / 2) * %dL"):format(at, at, bytes) end
-  call(k, blocks.pair, { "right - left", "(right - left + 1) / 2", "(right - left) / 2", place "left", place "(left + 1)" },
-    walk(k, win, "before + left", "0L"))
+  k:line("long wanted = right - left;")
+  call(k, blocks.pair, copy.pair_words(k, k:lanes(win.dtype), "wanted", "(wanted + 1) / 2", "wanted / 2", place "left",
+    place "(left + 1)"), walk(k, win, "before + left", "0L"))
   k:close()
 end
 

@@ -15,7 +15,7 @@
 --   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
 --           graph=                 the graph before the passes; of a stored kernel, read from its record when asked for
 --           name= mode= dtype= isa= hyper= key= status="SUCCESS"|"CACHED"
---           flops= bytes= workspace=   text over the dims     kernels=   number of steps
+--           flops= bytes= workspace= kept=   text over the dims; kept: while parameters are frozen     kernels=   number of steps
 --           unit= object=          C text and object code, likewise      certificate_text=   what the store held, or nil
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
@@ -95,9 +95,9 @@ local function listed(unit, listing, labels, blocks)
 end
 
 -- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
-local function recipes(groups, isa, listing, choices)
-  local unit, code, blocks, present = emit.unit(groups.facts.graph, isa), {}, {}, nil
-  unit.tuning = choices
+local function recipes(groups, r, listing)
+  local unit, code, blocks, present = emit.unit(groups.facts.graph, r.isa), {}, {}, nil
+  unit.mode, unit.tuning = r.mode, r.tuning and tuning.decode(r.tuning)
   if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
   local writer = reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
@@ -163,7 +163,7 @@ end
 local function compile_fresh(r, opts, lap)
   local unit, code
   build_groups(r, opts)                                                                   lap "passes"
-  unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing, r.tuning and tuning.decode(r.tuning))
+  unit, code, r.blocks = recipes(r.groups, r, opts.listing)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.object = object_of(r.unit)                                                            lap "object"
   local made = need(planner.build { groups = r.groups, source = r.graph, code = code })

@@ -12,7 +12,7 @@
 --       steps  { { fn=, label=, tiles=dim, operands={ {value=id, write=bool} | {temp=index}, ... },
 --                  dims={dim, ...}, streams={stream, ...} }, ... }
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
---   unit:text() -> C text      unit.tuning, unit.present: tuned choices (tuning.lua), signature of the group being written
+--   unit.mode = "eval" | "train"; unit:text() -> C text      unit.tuning, unit.present: tuned choices (tuning.lua), signature of the group being written
 
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"

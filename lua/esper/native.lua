@@ -5,7 +5,7 @@
 --   native.C.es_graph_add(...)           every row of src/bind/native.def
 --   native.op.linear == 20, native.opname[20] == "linear", native.opinfo.linear = { name, class, doc, min, max,
 --       rule, attrs = { { name, type, slot, default }, ... } in order, attr = the same by name }
---   native.dtype.f32, dtypename[0], dtypebytes.f32; init / initname; role / rolename; status / statusname;
+--   native.dtype.f32, dtypename[0], dtypebytes.f32; init / initname; role / rolename; when; status / statusname;
 --   native.root.output, rootname[0]      names are those of the .def files
 --   native.failure()                     nil, message, status name: what the last call left in native.err
 --   native.text(fn, ...)                 Lua string written by a C function whose last argument is es_text *
@@ -89,6 +89,7 @@ local function enum(prefix)
 end
 
 M.role, M.rolename = enum "ES_ROLE_"
+M.when = enum "ES_WHEN_"
 M.root, M.rootname = enum "ES_ROOT_"
 M.section, M.sectionname = enum "ES_SECTION_"
 M.sample = enum "ES_SAMPLE_"

@@ -88,7 +88,7 @@ function Planner:lives(code)
       end
     end
     for i, temp in ipairs(code[n].temps) do
-      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes }
+      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept }
     end
   end
   return list
@@ -110,7 +110,7 @@ local function overlaps(slot, life)
   return false
 end
 
--- Largest first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest.
+-- What is kept gets a slot of its own. The rest: largest first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest.
 function Planner:share(list)
   local size, slots = typical(self.f.D), {}
   for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
@@ -120,7 +120,7 @@ function Planner:share(list)
   end)
   for _, life in ipairs(list) do
     local best, waste
-    for _, slot in ipairs(slots) do
+    for _, slot in ipairs(life.kept and {} or slots) do
       if not overlaps(slot, life) then
         local w = slot.bytes == life.bytes and -1 or slot.size - life.size
         if not best or w < waste then best, waste = slot, w end
@@ -128,7 +128,7 @@ function Planner:share(list)
     end
     if not best then
       best = { index = check(C.es_plan_slot(self.plan)), busy = {}, size = life.size, bytes = life.bytes, given = {} }
-      slots[#slots + 1] = best
+      if life.kept then C.es_plan_slot_keep(self.plan, best.index) else slots[#slots + 1] = best end
     end
     for n = life.first, life.last do best.busy[n] = true end
     life.slot = best.index
@@ -177,7 +177,7 @@ function Planner:step(n, step)
   end
   local row = new_step()
   local o, d, s = array(ints, operands), array(dims, step.dims), array(words, step.streams)
-  row.fn, row.label, row.tiles = step.fn, step.label, step.tiles
+  row.fn, row.label, row.tiles, row.when = step.fn, step.label, step.tiles, native.when[step.when]
   row.operand_count, row.dim_count, row.stream_count = #operands, #step.dims, #step.streams
   row.operands, row.dims, row.streams = o, d, s
   check(C.es_plan_step(self.plan, row, native.fresh()))
@@ -203,7 +203,7 @@ local function build(p, options)
   end
   local list = p:lives(options.code)
   local naive = f.D:const(0)
-  for _, life in ipairs(list) do naive = f.D:add(naive, life.bytes) end
+  for _, life in ipairs(list) do naive = life.kept and naive or f.D:add(naive, life.bytes) end
   local slots = p:share(list)
   p:place(list)
   for n, code in ipairs(options.code) do

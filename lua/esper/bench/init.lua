@@ -1,7 +1,8 @@
 --- `esper bench`: cases against libtorch in one process, interleaved, as one report. Over suite, sides, duel and peak.
 --
 --   bench.run(cases, options) -> report | nil, message
---     options = { threads = { 1, 2 }, vs = "torch" | nil, rounds =, turn = (ms), isa =, progress = function(i, n) }
+--     options = { threads = { 1, 2 }, vs = "torch" | nil, rounds =, turn = (ms), isa =, progress = function(i, n),
+--                 store = the urza store with tuned choices, or nil }
 --   report = { machine = { ... }, peaks = { [i] = peak.measure's, one per thread count }, cases = { row, ... },
 --              summary = { { threads =, group =, cases =, geomean =, worst =, above = how many over 1 }, ... } }
 --   row    = { name =, group =, threads =, esper = times, torch = times, ratio =, ratio_low =, ratio_high =, share =,
@@ -76,11 +77,12 @@ function M.rate(row, side, peaks, ns)
   row.gflops, row.gbs = work.flops / seconds / 1e9, row.bytes / seconds / 1e9
   row.share, row.bound = least / seconds, bound
   row.workspace, row.naive_workspace, row.compile_ms = side.workspace, side.naive, side.compile_ms
+  row.tuned = side.compiled.tuning ~= nil
 end
 
 local function one(case, threads, pool, peaks, options)
   local row = { name = case.name, group = case.group, threads = threads }
-  local esper, why = sides.esper(case, { pool = pool, isa = options.isa })
+  local esper, why = sides.esper(case, { pool = pool, isa = options.isa, store = options.store })
   if not esper then row.error = why return row end
   local list, torch = { esper }, nil
   if options.vs == "torch" then

@@ -1,13 +1,15 @@
 --- One case on both sides of a comparison: Esper's kernel and the same graph as libtorch calls, over the same data.
 -- Between the suite and the duel (duel.lua). Everything but the work itself is prepared here, outside the timing.
 --
---   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa =, kernel =, given = }
+--   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa =, kernel =, given =,
+--       tuning = choices, or store = where tuned ones are looked up }
 --   sides.torch(side of esper, threads) -> side | nil, message, status
 --   side = { name =, case =, run = function(reps, ns) (nanoseconds of each into a C array of doubles),
 --            results = function() -> { [root] = tensor } }      of the last run
 --   The Esper side also has compiled, graph, data, values (symbols by name), work (for peak.bound), naive, workspace
 --   (bytes), compile_ms, group_work = array of work, one per group (naive and group_work of a fresh compile only).
 
+local artifact = require "esper.artifact"
 local compile = require "esper.compile"
 local cost = require "esper.cost"
 local draw = require "esper.draw"
@@ -15,6 +17,7 @@ local kernel = require "esper.kernel"
 local native = require "esper.native"
 local suite = require "esper.bench.suite"
 local tensor = require "esper.tensor"
+local tuning = require "esper.tuning"
 local validate = require "esper.validate"
 local C, fresh, failure = native.C, native.fresh, native.failure
 
@@ -25,13 +28,21 @@ local COMPILES = 3 -- the median is reported
 
 local function text_of(problem) return type(problem) == "table" and table.concat(problem, "\n") or tostring(problem) end
 
--- Fresh compiles, nothing from the store: the last one and the median time.
+-- What the autotuner kept for this graph in the store, if anything.
+local function tuned(source, compiling, store)
+  local r = store and compile.key(source, compiling)
+  local text = r and artifact.tuning(store.ptr, r)
+  return text and tuning.decode(text)
+end
+
+-- Fresh compiles, only tuned choices from the store: the last one and the median time.
 local function compiled(case, options)
   local build = type(case.source) == "string" and require("esper.sandbox").build or nil
+  local compiling = { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa }
   local times, made, problem, status = {}, nil, nil, nil
+  compiling.tuning = options.tuning or tuned(case.source, compiling, options.store)
   for i = 1, options.compiles or COMPILES do
-    made, problem, status = compile.compile(case.source,
-      { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa, tuning = options.tuning })
+    made, problem, status = compile.compile(case.source, compiling)
     if not made then return nil, text_of(problem), status end
     times[i] = made.ms.total
   end
@@ -122,7 +133,8 @@ function M.esper(case, options)
   local data = leaves(graph, values)
   if not data then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
   for name, t in pairs(given or {}) do data[name].tensor = t end
-  local run, results, keep = validate.execution(made, values, data, SEED, 0)
+  local frozen = made.mode == "eval" and not options.fluid and C.es_frozen_token() or nil -- as peers see constant weights
+  local run, results, keep = validate.execution(made, values, data, SEED, 0, frozen)
   run.pool = options.pool
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end

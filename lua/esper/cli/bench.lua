@@ -76,6 +76,7 @@ return {
     if not cases then return nil, options, "usage" end
     local tick, done = require("esper.cli.progress").new "bench"
     options.progress = tick
+    options.store = require("esper").store()
     local report, why = require("esper.bench").run(cases, options)
     done()
     if not report then return nil, why end
