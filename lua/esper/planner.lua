@@ -42,7 +42,6 @@ function Planner:value(spec)
   local value = new_value()
   value.role, value.dtype = native.role[spec.role], native.dtype[spec.dtype]
   value.slot, value.buffer = spec.slot or -1, spec.buffer or -1
-  value.init, value.f0, value.f1 = spec.init or 0, spec.f0 or 0, spec.f1 or 0
   fill_shape(value, spec.shape)
   local name = spec.name or "" -- anchored while C copies it
   value.name = name
@@ -51,23 +50,19 @@ end
 
 -- The leaves of the graph before the passes are the signature, in its order, whether or not a pass left them a reader.
 function Planner:signature(source)
-  local f, final, into, from = self.f, {}, self.f.D.ptr, source:dims().ptr
+  local f, of, label = self.f, ints(source:count() + 1), {}
+  if C.es_plan_leaves(self.plan, source.ptr, of, native.fresh()) ~= 0 then
+    local _, message, status = native.failure()
+    fail(message, status)
+  end
   for id = 0, f.n - 1 do
-    if given[f.op[id]] then final[f.graph:label(id)] = id end
+    if given[f.op[id]] then label[f.graph:label(id)] = id end
   end
-  local leaves = { input = {}, param = {}, buffer = {} }
   for id = 0, source:count() - 1 do
-    local list = leaves[source:op(id)]
-    if list then list[#list + 1] = id end
-  end
-  for _, role in ipairs { "input", "param", "buffer" } do
-    for _, id in ipairs(leaves[role]) do
-      local spec = role == "input" and {} or source:attrs(id)
-      spec.role, spec.name, spec.dtype, spec.shape = role, source:label(id), source:dtype(id), source:shape(id)
-      for k, d in ipairs(spec.shape) do spec.shape[k] = C.es_dim_copy(into, from, d) end
-      local index = self:value(spec)
-      if final[spec.name] then self.index[final[spec.name]] = index end
-      self.named[spec.name] = index
+    if of[id] >= 0 then
+      local name = source:label(id)
+      self.named[name] = of[id]
+      if label[name] then self.index[label[name]] = of[id] end
     end
   end
 end

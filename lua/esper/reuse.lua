@@ -38,7 +38,7 @@ local function signature(f, group, fixed)
     local stream = native.opinfo[f.op[id]].attr.stream
     if stream then streams[#streams + 1] = tonumber(node.i[stream.slot]) end
     put(f.op[id]) put(f.dtype[id]) put(f.key[id])
-    look.attributes(node, parts, stream and stream.slot)
+    put(look.attributes(node, stream and stream.slot))
     for i, input in ipairs(f.ins[id]) do
       put("in") put(f.dtype[input]) put(f.key[input])
       local arg = group.args[id][i]
