@@ -299,7 +299,7 @@ end
 
 -- Is b a parameter that panels are worth keeping of?
 local function keeps(k, o, few)
-  return k.unit.mode == "eval" and k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
+  return k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
 end
 
 -- The forms while parameters are frozen.
