@@ -16,7 +16,8 @@ local blocks = require "kernels.contract_blocks"
 
 local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
-local FEW_ROWS = 48       -- up to here rows are done as dots; fewer, down to 4, when the depth is less than 8 times that
+local FEW_ROWS = { [64] = 48 } -- up to here rows are done as dots, by bytes of a vector; of short rows fewer, down to 4
+local FEW_ELSE = 16
 local FEW_FROZEN = 6      -- the same where b is in panels already
 local SINGLE_ROWS = 3     -- up to here tiles are one row high
 local NARROW, DEEP = 24, 64 -- up to so many columns, from so much depth on, dots waste less than tiles
@@ -88,7 +89,9 @@ local function few_rows(k, o)
   if not (o.a_along_k and o.b_along_k) then return 0 end
   local n, depth = D:value(o.n), D:value(o.k)
   if n and n <= NARROW and (not depth or depth >= DEEP) then return NEVER end
-  return math.max(4, math.min(FEW_ROWS, math.floor((depth or NEVER) / 8)))
+  local most = FEW_ROWS[o.lanes * o.bytes] or FEW_ELSE
+  local line = most == FEW_ELSE and 64 or 32 -- bytes along k for which one more row is worth it
+  return math.max(4, math.min(most, math.floor((depth or NEVER) * o.bytes / line)))
 end
 
 -- 1 when m > rows, else 0, as a dim.
@@ -130,8 +133,8 @@ local function finish(k, o, raw, line)
 end
 
 local function emit_dots(k, o, active, narrow, when)
-  local rows, columns = blocks.dots_shape(o.lanes)
-  local height, width = FEW_ROWS, k:choice("contract_dots", { 128, 64, 256 })
+  local rows, columns = blocks.dots_shape(o.lanes, o.dtype)
+  local height, width = FEW_ROWS[64], k:choice("contract_dots", { 128, 64, 256 })
   if narrow then height, width = 128, 32 end
   if o.bytes == 8 then width = width / 2 end
   local line = width + o.lanes
