@@ -47,7 +47,7 @@ end
 
 -- ---- the block ----
 
--- Words of the block, and those of the loops' steps from word STEPS on.
+-- Words of the block, and those of the loops from word STEPS on: how often, step, jump.
 local WORDS = { "lines", "strips", "rest", "x", "line_step", "out", "out_line", "row_step", "last_step", "panel" }
 local STEPS = #WORDS
 
@@ -74,18 +74,18 @@ local function taps(b, loops, level, x, weight, row, body)
     b:loop(count, function()
       local moved = taps(b, loops, level - 1, x, weight, row, body)
       local step = (loop.phases and 2 or 1) * loop.taps - moved
-      b:g_set(x, b:g_add(x, b:arg(STEPS + 2 * level - 2)))
+      b:g_set(x, b:g_add(x, b:arg(STEPS + 3 * level - 2)))
       if step ~= 0 then b:g_set(weight, b:g_addk(weight, step * row)) end
     end)
   end
   if not loop.phases then
-    run(b:const(loop.n))
+    run(b:arg(STEPS + 3 * level - 3))
     return loop.n * loop.taps
   end
   local count, start, first = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x), b:copy(weight)
   b:loop(b:const(2), function()
     run(count)
-    b:g_set(start, b:g_add(start, b:arg(STEPS + 2 * level - 1)))
+    b:g_set(start, b:g_add(start, b:arg(STEPS + 3 * level - 1)))
     b:g_set(first, b:g_addk(first, loop.taps * row))
     b:g_set(x, start)
     b:g_set(weight, first)
@@ -110,6 +110,15 @@ local function register_sums(b, c, p, loops, w, at, out, wide, mask)
     for v = 1, wide do b:store(to, acc[j][v], (v - 1) * b.lanes * b.bytes, mask) end
     if j > 1 then b:g_set(to, b:g_sub(to, j <= p.whole and w.row_step or w.last_step)) end
   end
+end
+
+-- What the block depends on: the same for layers that differ in their depth alone.
+local function key_of(k, c, p, loops)
+  local parts = { "conv sums", p.rows, p.wide, p.whole, c.bias and 1 or 0, k.ordinal[k.group.anchor] }
+  for i, loop in ipairs(loops) do
+    parts[#parts + 1] = ("%d*%d/%d"):format(i < #loops and loop.n or 0, loop.taps, loop.phases or 0)
+  end
+  return table.concat(parts, " ")
 end
 
 local function sums_block(k, c, p, loops)
@@ -169,11 +178,13 @@ local function cut(k, c, p)
   return lines, columns, math.max(capacity, strip)
 end
 
--- Two words per loop: its step, less what the loops inside have moved x, and the jump between its phases.
-local function step_words(k, c, loops)
+-- Three words per loop: how often it runs, its step, less what the loops inside have moved x, and the jump between its
+-- phases.
+local function loop_words(k, c, loops)
   local D, words, moved = k.dims, {}, k.dims:const(0)
   local function put(d) words[#words + 1] = d and ("%s * %dL"):format(k:dim(d), k:bytes(c.dtype)) or "0L" end
   for _, loop in ipairs(loops) do
+    words[#words + 1] = ("%dL"):format(loop.n)
     put(D:sub(loop.step, moved))
     put(loop.jump)
     moved = D:mul(loop.jump or loop.step, D:const(loop.n))
@@ -227,7 +238,7 @@ local function compute(k, c, l, p, s, target, raw)
     ("x + pass * %s * %dL"):format(k:dim(l.pitch), bytes), ("%s * %dL"):format(k:dim(l.pitch), bytes),
     "sums + (valid - 1) * channel", line, "channel", ("block == %dL ? 0 : channel"):format(p.blocks - 1),
     p.address("group", "block") }
-  for _, word in ipairs(step_words(k, c, l.loops)) do words[#words + 1] = word end
+  for _, word in ipairs(loop_words(k, c, l.loops)) do words[#words + 1] = word end
   k:call(s.sums, words)
   if not l.flat then return end
   k:open("if (flat)")
@@ -269,7 +280,8 @@ function M.emit(k, c, l)
   s.strip = s.wide * s.lanes
   s.lines, s.columns, s.capacity = cut(k, c, p)
   s.line_parts, s.column_parts = k:ceildiv(c.out[1], s.lines), k:ceildiv(c.out[2], s.columns)
-  s.sums, s.gather = k:block(sums_block(k, c, p, l.loops), c.dtype), l.flat and k:block(gather_block, c.dtype)
+  s.sums = k:block(sums_block(k, c, p, l.loops), c.dtype, key_of(k, c, p, l.loops))
+  s.gather = l.flat and k:block(gather_block, c.dtype, "conv gather")
   local target = planes.target(k)
   k:step { tiles = k:product { c.samples, D:const(c.groups * p.blocks), s.line_parts, s.column_parts } }
   local raw = (l.flat or not target) and k:buffer(c.dtype, s.capacity * p.rows)

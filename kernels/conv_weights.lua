@@ -10,11 +10,11 @@ local M = {}
 -- the one that makes the rest a multiple of lanes, so that no square is partial.
 local function turn_rows(b, p, first, w)
   local lanes, width = b.lanes, math.min(b.lanes, p.rows - first)
-  local rest, all = p.taps % lanes, b:m_tail(b:const(width))
+  local all = b:m_tail(b:const(width))
   local from, to = b:copy(w.from), b:g_addk(w.to, first * b.bytes)
   for row = 1, first do b:g_set(from, b:g_add(from, row < p.whole and w.step or w.last_step)) end
-  local advance = b:g_addk(b:const((rest > 0 and rest or lanes)), 0)
-  b:loop(b:const(math.ceil(p.taps / lanes)), function()
+  local advance = b:copy(w.advance)
+  b:loop(w.times, function()
     local row, square = b:copy(from), {}
     for j = 1, lanes do
       square[j] = j <= width and b:load(row) or square[width]
@@ -29,10 +29,11 @@ local function turn_rows(b, p, first, w)
   end)
 end
 
--- words: step between rows, step into the rows that only the last block lacks (0 there), first row, panel
+-- words: step between rows, step into the rows that only the last block lacks (0 there), first row, panel, how many squares,
+-- taps from the first to the next
 local function turn_block(p)
   return function(b)
-    local w = { step = b:arg(0), last_step = b:arg(1), from = b:arg(2), to = b:arg(3) }
+    local w = { step = b:arg(0), last_step = b:arg(1), from = b:arg(2), to = b:arg(3), times = b:arg(4), advance = b:arg(5) }
     for first = 0, p.rows - 1, b.lanes do turn_rows(b, p, first, w) end
   end
 end
@@ -79,20 +80,22 @@ function M.part(k, c, p)
   local line = c.ws[4] == D:const(1) and c.ws[3] == D:const(c.tap[2]) and c.ws[2] == D:const(c.tap[1] * c.tap[2])
   local lanes = k:lanes(c.dtype)
   local turned = line and lanes > 1 and p.taps >= lanes
-  local block = k:block(turned and turn_block(p) or gather_block(p), c.dtype)
-  local biases = c.bias and k:block(gather_block(p), c.dtype)
+  local key = ("%d %d"):format(p.rows, p.whole)
+  local gathered = (c.bias or not turned) and k:block(gather_block(p), c.dtype, "conv gather taps " .. key)
+  local block = turned and k:block(turn_block(p), c.dtype, "conv turn " .. key) or gathered
   return { kept = kept, tiles = c.groups * p.blocks, body = function(t)
     k:line("long o = %s / %dL * %dL + %s %% %dL * %dL;", t, p.blocks, c.each, t, p.blocks, p.rows)
     k:line("long last = %s %% %dL == %dL;", t, p.blocks, p.blocks - 1)
     k:line("long step = %s * %dL, last_step = last ? 0 : step;", k:dim(c.ws[1]), bytes)
     k:line("char *from = %s, *to = %s + %s * %dL;", k:at(c.w, { "o" }), k:ptr(temp), t, p.bytes)
-    if biases then
+    if c.bias then
       k:line("long bias_step = %s * %dL;", k:dim(c.bias.strides[1]), bytes)
-      k:call(biases, { "bias_step", "last ? 0 : bias_step", k:at(c.bias, { "o" }), "to", "1L", "0L" })
+      k:call(gathered, { "bias_step", "last ? 0 : bias_step", k:at(c.bias, { "o" }), "to", "1L", "0L" })
       k:line("to += %dL;", p.rows * bytes)
     end
     if turned then
-      k:call(block, { "step", "last_step", "from", "to" })
+      local rest = p.taps % lanes
+      k:call(block, { "step", "last_step", "from", "to", math.ceil(p.taps / lanes), rest > 0 and rest or lanes })
     else
       gather(k, c, p, block)
     end

@@ -122,9 +122,9 @@ function M.blocks(k, win)
   local pairs_way = win.way == "pairs"
   win.buffer = k:buffer(win.dtype, win.capacity + 64) -- vectors at the end of a line reach past it
   return {
-    fill = k:block(copy.fill_block(win.outside), win.dtype),
-    row = not pairs_way and k:block(copy.row_block(win.way == "rows" and k.dims:value(win.xs[4]) == 1), win.dtype),
-    pair = pairs_way and k:block(copy.pair_block { even = true, odd = true }, win.dtype),
+    fill = copy.fill(k, win.outside, win.dtype),
+    row = not pairs_way and copy.rows(k, win.way == "rows" and k.dims:value(win.xs[4]) == 1, win.dtype),
+    pair = pairs_way and copy.pairs(k, { even = true, odd = true }, win.dtype),
   }
 end
 
