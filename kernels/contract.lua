@@ -14,7 +14,8 @@
 
 local blocks = require "kernels.contract_blocks"
 
-local K_PIECE = 512       -- bytes along k that are packed at a time
+local K_PIECE = 512       -- bytes along k that are packed at a time, at least
+local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
 local FEW_ROWS = 48       -- up to here rows are done as dots; fewer, down to 4, when the depth is less than 8 times that
 local FEW_FROZEN = 6      -- the same where b is in panels already
 local SINGLE_ROWS = 3     -- up to here tiles are one row high
@@ -174,10 +175,11 @@ end
 local function tile_form(o, uneven_n)
   local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
   local panel = math.max(nv * o.lanes, 128 / o.bytes)
-  local height, width = 256, panel
+  local height, width, piece = 256, panel, K_PIECE / o.bytes
   if o.a_along_k and o.b_along_n then height, width = 64, 4 * panel end
   if not o.a_along_k then height, width = 32, (o.b_along_n and not uneven_n and 8 or 4) * panel end
-  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = K_PIECE / o.bytes }
+  if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
+  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
 end
 
 local function single_rows(o)
@@ -294,7 +296,7 @@ end
 
 -- Is b a parameter that panels are worth keeping of?
 local function keeps(k, o, few)
-  return k.unit.mode == "eval" and k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
+  return k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
 end
 
 -- The forms while parameters are frozen.

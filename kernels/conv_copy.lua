@@ -1,5 +1,5 @@
---- The padded copy of a convolution's input: a step that writes the planes of a layout (conv_form.lua), padding as zeros,
--- so that the inner loops have no edges. A pass over the input, cheap against the multiply-adds it saves from branches.
+--- The padded copy of a convolution's input: the planes of a layout (conv_form.lua), padding as zeros, so that the inner
+-- loops have no edges. A pass over the input, cheap against the multiply-adds it saves from branches.
 --
 -- A tile is up to CHANNELS channels of one sample: all their planes are cleared, then the rows that exist are laid in.
 -- Three ways, by what a row of the copy is of the row of x: the row itself; every second element, both halves at once
@@ -172,20 +172,18 @@ local function block_of(k, c, l)
   return k:block(M.pair_block { even = both or not odd, odd = both or odd }, c.dtype)
 end
 
---- Writes the step; nothing when x is read in place.
-function M.step(k, c, l)
-  if not l.temp then return end
-  local D = k.dims
+--- nil when x is read in place; else { tiles = dim, body = fn(t) that writes what C tile t copies }.
+function M.part(k, c, l)
+  if not l.temp then return nil end
   local clear, lay = k:block(M.fill_block(0), c.dtype), block_of(k, c, l)
   local parts = math.ceil(l.channels / CHANNELS)
-  k:step { tiles = D:mul(c.samples, D:const(parts)), label = "padded copy" }
-  k:tiles(function(t)
+  return { tiles = k.dims:mul(c.samples, k.dims:const(parts)), body = function(t)
     k:line("long sample = %s / %dL, first = %s %% %dL * %dL;", t, parts, t, parts, CHANNELS)
     k:line("long channels = %dL - first < %dL ? %dL - first : %dL;", l.channels, CHANNELS, l.channels, CHANNELS)
     k:line("char *x = %s, *to = %s;", k:at(c.x, { "sample", "first" }), l.address("sample", "first"))
     k:call(clear, { ("channels * %s"):format(k:dim(l.channel)), "to" })
     if l.plane then lay_planes(k, c, l, lay) else lay_rows(k, c, l, lay) end
-  end)
+  end }
 end
 
 return M
