@@ -109,6 +109,7 @@ for name, value in string.gmatch(host.cdef, "%f[%w_]ESPER_(%u+)%s*=%s*(%d+)") do
 end
 
 M.rank_max, M.inputs_max = tonumber(ffi.C.ES_RANK_MAX), tonumber(ffi.C.ES_IN_MAX)
+M.attribute_bytes = tonumber(ffi.C.ES_ATTRIBUTE_BYTES)
 M.nodes_max, M.source_name_max = tonumber(ffi.C.ES_NODES_MAX), tonumber(ffi.C.ES_SOURCE_NAME_MAX)
 
 -- ---- ops ----

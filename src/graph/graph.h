@@ -56,6 +56,11 @@ typedef struct es_node {
 } es_node;
 
 typedef enum es_root_kind { ES_ROOT_output, ES_ROOT_update } es_root_kind;
+/* The attributes of a node as bytes that are equal exactly when the attributes are, for nodes of one op over one dims table.
+ * skip: slot of an integer attribute that counts as 0, or -1. */
+enum { ES_ATTRIBUTE_BYTES = 8 * 8 + 2 * 8 + 8 * 4 + 4 };
+void es_node_attributes(const es_node *node, int32_t skip, uint8_t out[ES_ATTRIBUTE_BYTES]);
+
 typedef struct es_root {     /* what a graph is computed for */
   const char *name;          /* output name, or name of the buffer that takes the value after the step */
   es_id node;

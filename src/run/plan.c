@@ -131,6 +131,31 @@ int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err) {
   return plan->value_count++;
 }
 
+static int32_t add_leaf(es_plan *plan, const es_graph *graph, const es_node *node, int32_t role, es_error *err) {
+  es_value value = { .role = role, .dtype = node->dtype, .rank = node->rank, .slot = -1, .buffer = -1, .name = node->name };
+  for (int32_t axis = 0; axis < node->rank; axis++)
+    value.shape[axis] = es_dim_copy(plan->dims, es_graph_dims(graph), node->shape[axis]);
+  if (role != ES_ROLE_input) {
+    value.init = (int32_t)node->i[0];
+    value.f0 = node->f[0];
+    value.f1 = node->f[1];
+  }
+  return es_plan_value(plan, &value, err);
+}
+
+esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, int32_t *of, es_error *err) {
+  static const struct { int32_t op, role; } kinds[] = {
+    { ES_OP_input, ES_ROLE_input }, { ES_OP_param, ES_ROLE_param }, { ES_OP_buffer, ES_ROLE_buffer } };
+  for (es_id id = 0; id < es_graph_count(graph); id++) of[id] = -1;
+  for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+    for (es_id id = 0; id < es_graph_count(graph); id++) {
+      const es_node *node = es_graph_node(graph, id);
+      if (node->op != kinds[k].op) continue;
+      if ((of[id] = add_leaf(plan, graph, node, kinds[k].role, err)) < 0) return err ? err->status : ESPER_ENOMEM;
+    }
+  return ESPER_OK;
+}
+
 /* A copy of `count` 4-byte items; a plan's counts are at most ES_PLAN_MAX. NULL = no memory. */
 static const void *copy_words(es_arena *arena, const void *items, int32_t count) {
   void *copy = es_arena_take(arena, count ? (size_t)count * 4 : 4);
@@ -294,15 +319,15 @@ static esper_status check_names(const es_plan *plan, es_error *err) {
   return status;
 }
 
-/* A step that does not run every time has operands that outlast it: parameters and kept slots. */
+/* A step that does not run every time has operands that outlast it: parameters, buffers and kept slots. */
 static esper_status check_kept(const es_plan *plan, int32_t index, es_error *err) {
   const es_step *s = &plan->steps[index];
   bool once = s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
   for (int32_t i = 0; once && i < s->operand_count; i++) {
     const es_value *v = &plan->values[s->operands[i]];
-    if (v->role != ES_ROLE_param && !(v->role == ES_ROLE_temp && plan->kept[v->slot]))
+    if (v->role != ES_ROLE_param && v->role != ES_ROLE_buffer && !(v->role == ES_ROLE_temp && plan->kept[v->slot]))
       return es_fail(err, ESPER_EINTERNAL,
-                     "plan: step %d runs once, but its operand %d is %s, not a parameter or kept", index, i,
+                     "plan: step %d runs once, but its operand %d is %s, not a parameter, buffer or kept", index, i,
                      es_role_name(v->role));
   }
   return ESPER_OK;

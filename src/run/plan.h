@@ -36,8 +36,8 @@ typedef struct es_value {
   const char *name;        /* interface name, "" for temps */
 } es_value;
 
-/* When a step runs. Parameters that were frozen (es_run.frozen) will not change: what is made of them alone, in a slot
- * that is kept, is made once. */
+/* When a step runs. Parameters and buffers that were frozen (es_run.frozen) will not change: what is made of them alone,
+ * in a slot that is kept, is made once. */
 typedef enum es_when {
   ES_WHEN_always,
   ES_WHEN_prepare,         /* writes kept slots from parameters alone: every run, but once while they are frozen */
@@ -68,6 +68,9 @@ esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes);
 esper_status es_plan_slot_keep(es_plan *plan, int32_t slot);
 bool es_plan_slot_kept(const es_plan *plan, int32_t slot);
 int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err);   /* copies; index or -1 */
+/* Adds the inputs, then the params, then the buffers of `graph` in its node order; of[id] becomes the value's index, -1 for
+ * other nodes (es_graph_count places). */
+esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, int32_t *of, es_error *err);
 int32_t es_plan_step(es_plan *plan, const es_step *step, es_error *err);      /* copies; index or -1 */
 /* Checks every index and name, gives flops and bytes moved as dimensions, freezes. From here on the plan has its own
  * dims table, which holds what it uses and no more (its handles are new ones, its symbols keep their indices), so the
@@ -125,7 +128,7 @@ typedef struct es_run {    /* one execution */
   const int64_t *symbols;  /* values of the plan's symbols */
   void *const *data;       /* one pointer per value index; inputs, params, buffers, outputs given, contiguous; others ignored */
   uint64_t seed, step;     /* of the random ops */
-  uint64_t frozen;         /* 0, or a token of es_frozen_token: the parameters' data is what it was in every run of that token */
+  uint64_t frozen;         /* 0, or a token of es_frozen_token: parameters and buffers hold what they did in every run of it */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
   es_pool *pool;           /* NULL = calling thread only */
   struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */
