@@ -56,10 +56,13 @@ end
 local Peer = {}
 Peer.__index = Peer
 
+-- As bench.settle() for Esper's process: fresh pages in every run would be the allocator's time, not the library's.
+local MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=2147483647"
+
 local function start(kind, options, directory)
   local replies = ("%s/%s.replies"):format(directory, kind)
   if os.execute("mkfifo " .. quote(replies)) ~= 0 then die("cannot make " .. replies) end
-  local to = io.popen(("exec %s bench/peers/peer.py %s %d > %s 2> %s"):format(quote(options.venv .. "/bin/python"), kind,
+  local to = io.popen(("%s exec %s bench/peers/peer.py %s %d > %s 2> %s"):format(MEMORY, quote(options.venv .. "/bin/python"), kind,
     options.inner, quote(replies), quote(directory .. "/" .. kind .. ".log")), "w")
   return setmetatable({ name = kind, to = to, from = io.open(replies, "r") }, Peer)
 end
@@ -158,6 +161,7 @@ end
 
 local function inner(options)
   options.inner = tonumber(options.inner)
+  bench.settle()
   local pipe = io.popen "mktemp -d"
   local context = { directory = pipe:read "*l", pool = bench.pool(options.inner), one = native.new "double[1]" }
   pipe:close()

@@ -14,8 +14,10 @@
 
 local blocks = require "kernels.contract_blocks"
 
-local K_PIECE = 512       -- bytes along k that are packed at a time
-local FEW_ROWS = 48       -- up to here rows are done as dots; fewer, down to 4, when the depth is less than 8 times that
+local K_PIECE = 512       -- bytes along k that are packed at a time, at least
+local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
+local FEW_ROWS = { [64] = 48 } -- up to here rows are done as dots, by bytes of a vector; of short rows fewer, down to 4
+local FEW_ELSE = 16
 local FEW_FROZEN = 6      -- the same where b is in panels already
 local SINGLE_ROWS = 3     -- up to here tiles are one row high
 local NARROW, DEEP = 24, 64 -- up to so many columns, from so much depth on, dots waste less than tiles
@@ -87,7 +89,9 @@ local function few_rows(k, o)
   if not (o.a_along_k and o.b_along_k) then return 0 end
   local n, depth = D:value(o.n), D:value(o.k)
   if n and n <= NARROW and (not depth or depth >= DEEP) then return NEVER end
-  return math.max(4, math.min(FEW_ROWS, math.floor((depth or NEVER) / 8)))
+  local most = FEW_ROWS[o.lanes * o.bytes] or FEW_ELSE
+  local line = most == FEW_ELSE and 64 or 32 -- bytes along k for which one more row is worth it
+  return math.max(4, math.min(most, math.floor((depth or NEVER) * o.bytes / line)))
 end
 
 -- 1 when m > rows, else 0, as a dim.
@@ -129,8 +133,8 @@ local function finish(k, o, raw, line)
 end
 
 local function emit_dots(k, o, active, narrow, when)
-  local rows, columns = blocks.dots_shape(o.lanes)
-  local height, width = FEW_ROWS, k:choice("contract_dots", { 128, 64, 256 })
+  local rows, columns = blocks.dots_shape(o.lanes, o.dtype)
+  local height, width = FEW_ROWS[64], k:choice("contract_dots", { 128, 64, 256 })
   if narrow then height, width = 128, 32 end
   if o.bytes == 8 then width = width / 2 end
   local line = width + o.lanes
@@ -174,10 +178,11 @@ end
 local function tile_form(o, uneven_n)
   local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
   local panel = math.max(nv * o.lanes, 128 / o.bytes)
-  local height, width = 256, panel
+  local height, width, piece = 256, panel, K_PIECE / o.bytes
   if o.a_along_k and o.b_along_n then height, width = 64, 4 * panel end
   if not o.a_along_k then height, width = 32, (o.b_along_n and not uneven_n and 8 or 4) * panel end
-  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = K_PIECE / o.bytes }
+  if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
+  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
 end
 
 local function single_rows(o)
@@ -294,7 +299,7 @@ end
 
 -- Is b a parameter that panels are worth keeping of?
 local function keeps(k, o, few)
-  return k.unit.mode == "eval" and k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
+  return k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
 end
 
 -- The forms while parameters are frozen.

@@ -1,5 +1,5 @@
---- The padded copy of a convolution's input: a step that writes the planes of a layout (conv_form.lua), padding as zeros,
--- so that the inner loops have no edges. A pass over the input, cheap against the multiply-adds it saves from branches.
+--- The padded copy of a convolution's input: the planes of a layout (conv_form.lua), padding as zeros, so that the inner
+-- loops have no edges. A pass over the input, cheap against the multiply-adds it saves from branches.
 --
 -- A tile is up to CHANNELS channels of one sample: all their planes are cleared, then the rows that exist are laid in.
 -- Three ways, by what a row of the copy is of the row of x: the row itself; every second element, both halves at once
@@ -8,8 +8,8 @@
 local M = {}
 local CHANNELS = 8
 
---- words: elements, where. Fills them with a number.
-function M.fill_block(number)
+-- words: elements, where. Fills them with a number.
+local function fill_block(number)
   return function(b)
     local n, to = b:arg(0), b:arg(1)
     local value = b:splat(number)
@@ -33,8 +33,8 @@ local function rows_of(b, first, body)
   end)
 end
 
---- words: columns, step of x in bytes, then the walk
-function M.row_block(unit)
+-- words: columns, step of x in bytes, then the walk
+local function row_block(unit)
   return function(b)
     local n, step = b:arg(0), b:arg(1)
     rows_of(b, 2, function(from, to)
@@ -54,9 +54,9 @@ local function unzip(b, keep, from, e, o, left, even, odd)
   if keep.odd then b:store(o, odds, 0, left and b:m_tail(odd)) end
 end
 
---- Elements 0, 2, 4.. of x go to `even` and 1, 3, 5.. to `odd`; words: M.pair_words, then the walk. keep.even, keep.odd =
+-- Elements 0, 2, 4.. of x go to `even` and 1, 3, 5.. to `odd`; words: M.pair_words, then the walk. keep.even, keep.odd =
 -- false: nobody reads these.
-function M.pair_block(keep)
+local function pair_block(keep)
   return function(b)
     local full, moved = b:arg(5), b.lanes * b.bytes
     local function left(i, each) return b:g_sub(b:arg(i), b:g_mulk(full, each * b.lanes)) end
@@ -80,6 +80,13 @@ function M.pair_words(k, lanes, columns, even, odd, even_at, odd_at)
   local full = k:name("full")
   k:line("long %s = %s > 0 ? %s / %dL : 0;", full, odd, k:atom(odd), lanes)
   return { columns, even, odd, even_at, odd_at, full, ("%s > %s * %dL"):format(k:atom(even), full, lanes) }
+end
+
+--- These three as blocks of the unit.
+function M.fill(k, number, dtype) return k:block(fill_block(number), dtype, "fill " .. number) end
+function M.rows(k, unit, dtype) return k:block(row_block(unit), dtype, "copy rows " .. tostring(unit)) end
+function M.pairs(k, keep, dtype)
+  return k:block(pair_block(keep), dtype, ("copy pairs %s %s"):format(tostring(keep.even), tostring(keep.odd)))
 end
 
 --- C: low and high = the range of i with 0 <= i * stride + shift < size, cut to `count`.
@@ -165,27 +172,25 @@ end
 
 local function block_of(k, c, l)
   local unit = k.dims:value(c.xs[4]) == 1
-  if not l.plane then return k:block(M.row_block(unit), c.dtype) end
-  if not (l.paired and unit) then return k:block(M.row_block(false), c.dtype) end
+  if not l.plane then return M.rows(k, unit, c.dtype) end
+  if not (l.paired and unit) then return M.rows(k, false, c.dtype) end
   l.way = "pairs"
   local both, odd = l.planes == 2, c.pad[2] % 2 == 1
-  return k:block(M.pair_block { even = both or not odd, odd = both or odd }, c.dtype)
+  return M.pairs(k, { even = both or not odd, odd = both or odd }, c.dtype)
 end
 
---- Writes the step; nothing when x is read in place.
-function M.step(k, c, l)
-  if not l.temp then return end
-  local D = k.dims
-  local clear, lay = k:block(M.fill_block(0), c.dtype), block_of(k, c, l)
+--- nil when x is read in place; else { tiles = dim, body = fn(t) that writes what C tile t copies }.
+function M.part(k, c, l)
+  if not l.temp then return nil end
+  local clear, lay = M.fill(k, 0, c.dtype), block_of(k, c, l)
   local parts = math.ceil(l.channels / CHANNELS)
-  k:step { tiles = D:mul(c.samples, D:const(parts)), label = "padded copy" }
-  k:tiles(function(t)
+  return { tiles = k.dims:mul(c.samples, k.dims:const(parts)), body = function(t)
     k:line("long sample = %s / %dL, first = %s %% %dL * %dL;", t, parts, t, parts, CHANNELS)
     k:line("long channels = %dL - first < %dL ? %dL - first : %dL;", l.channels, CHANNELS, l.channels, CHANNELS)
     k:line("char *x = %s, *to = %s;", k:at(c.x, { "sample", "first" }), l.address("sample", "first"))
     k:call(clear, { ("channels * %s"):format(k:dim(l.channel)), "to" })
     if l.plane then lay_planes(k, c, l, lay) else lay_rows(k, c, l, lay) end
-  end)
+  end }
 end
 
 return M

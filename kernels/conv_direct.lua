@@ -5,6 +5,7 @@
 -- walked row by row, or, where that wastes fewer lanes, as one flat run over the layout's pitch: the columns between rows
 -- are then computed too, and left behind when the rows are brought together.
 
+local copy = require "kernels.conv_copy"
 local planes = require "kernels.planes"
 local weights = require "kernels.conv_weights"
 
@@ -16,7 +17,9 @@ local PIXELS, LINES = 1024, 16
 -- Per instruction set: vector registers for sums, pixels and a broadcast weight; rows of a register tile where there are
 -- enough channels, fewest and most.
 local TILE = {
-  avx512 = { room = 31, fewest = 8, most = 14 }, avx2 = { room = 15, fewest = 5, most = 6 }, scalar = { room = 13, fewest = 4, most = 4 },
+  avx512 = { room = 31, fewest = 8, most = 14 },
+  avx2 = { room = 15, fewest = 5, most = 6 },
+  scalar = { room = 13, fewest = 4, most = 4 },
 }
 local SUMS = 12 -- independent sums that hide the latency of a multiply-add
 
@@ -44,7 +47,7 @@ end
 
 -- ---- the block ----
 
--- Words of the block, and those of the loops' steps from word STEPS on.
+-- Words of the block, and those of the loops from word STEPS on: how often, step, jump.
 local WORDS = { "lines", "strips", "rest", "x", "line_step", "out", "out_line", "row_step", "last_step", "panel" }
 local STEPS = #WORDS
 
@@ -59,24 +62,36 @@ local function tap(b, p, acc, x, w, wide, mask)
 end
 
 -- The loops over taps, outermost first; `level` counts down to the body. x moves by the step of the loop, whose word
--- already takes off what the loops inside have moved.
-local function taps(b, loops, level, x, body)
+-- already takes off what the loops inside have moved; the weights, which lie tap by tap, likewise. Gives how many taps
+-- the weights have moved.
+local function taps(b, loops, level, x, weight, row, body)
   local loop = loops[level]
-  if not loop then return body() end
+  if not loop then
+    body()
+    return 0
+  end
   local function run(count)
     b:loop(count, function()
-      taps(b, loops, level - 1, x, body)
-      b:g_set(x, b:g_add(x, b:arg(STEPS + 2 * level - 2)))
+      local moved = taps(b, loops, level - 1, x, weight, row, body)
+      local step = (loop.phases and 2 or 1) * loop.taps - moved
+      b:g_set(x, b:g_add(x, b:arg(STEPS + 3 * level - 2)))
+      if step ~= 0 then b:g_set(weight, b:g_addk(weight, step * row)) end
     end)
   end
-  if not loop.phases then return run(b:const(loop.n)) end
-  local count, start = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x)
+  if not loop.phases then
+    run(b:arg(STEPS + 3 * level - 3))
+    return loop.n * loop.taps
+  end
+  local count, start, first = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x), b:copy(weight)
   b:loop(b:const(2), function()
     run(count)
-    b:g_set(start, b:g_add(start, b:arg(STEPS + 2 * level - 1)))
+    b:g_set(start, b:g_add(start, b:arg(STEPS + 3 * level - 1)))
+    b:g_set(first, b:g_addk(first, loop.taps * row))
     b:g_set(x, start)
+    b:g_set(weight, first)
     b:g_set(count, b:g_sub(b:const(loop.phases), count))
   end)
+  return 2 * loop.taps
 end
 
 -- All taps of `wide` vectors of pixels at `at`, and their store. Channels are stored last to first: those that the last
@@ -89,15 +104,21 @@ local function register_sums(b, c, p, loops, w, at, out, wide, mask)
   end
   local row = p.rows * b.bytes
   if c.bias then b:g_set(weight, b:g_addk(weight, row)) end
-  taps(b, loops, #loops, x, function()
-    tap(b, p, acc, x, weight, wide, mask)
-    b:g_set(weight, b:g_addk(weight, row))
-  end)
+  taps(b, loops, #loops, x, weight, row, function() tap(b, p, acc, x, weight, wide, mask) end)
   local to = b:copy(out)
   for j = p.rows, 1, -1 do
     for v = 1, wide do b:store(to, acc[j][v], (v - 1) * b.lanes * b.bytes, mask) end
     if j > 1 then b:g_set(to, b:g_sub(to, j <= p.whole and w.row_step or w.last_step)) end
   end
+end
+
+-- What the block depends on: the same for layers that differ in their depth alone.
+local function key_of(k, c, p, loops)
+  local parts = { "conv sums", p.rows, p.wide, p.whole, c.bias and 1 or 0, k.ordinal[k.group.anchor] }
+  for i, loop in ipairs(loops) do
+    parts[#parts + 1] = ("%d*%d/%d"):format(i < #loops and loop.n or 0, loop.taps, loop.phases or 0)
+  end
+  return table.concat(parts, " ")
 end
 
 local function sums_block(k, c, p, loops)
@@ -157,11 +178,13 @@ local function cut(k, c, p)
   return lines, columns, math.max(capacity, strip)
 end
 
--- Two words per loop: its step, less what the loops inside have moved x, and the jump between its phases.
-local function step_words(k, c, loops)
+-- Three words per loop: how often it runs, its step, less what the loops inside have moved x, and the jump between its
+-- phases.
+local function loop_words(k, c, loops)
   local D, words, moved = k.dims, {}, k.dims:const(0)
   local function put(d) words[#words + 1] = d and ("%s * %dL"):format(k:dim(d), k:bytes(c.dtype)) or "0L" end
   for _, loop in ipairs(loops) do
+    words[#words + 1] = ("%dL"):format(loop.n)
     put(D:sub(loop.step, moved))
     put(loop.jump)
     moved = D:mul(loop.jump or loop.step, D:const(loop.n))
@@ -215,7 +238,7 @@ local function compute(k, c, l, p, s, target, raw)
     ("x + pass * %s * %dL"):format(k:dim(l.pitch), bytes), ("%s * %dL"):format(k:dim(l.pitch), bytes),
     "sums + (valid - 1) * channel", line, "channel", ("block == %dL ? 0 : channel"):format(p.blocks - 1),
     p.address("group", "block") }
-  for _, word in ipairs(step_words(k, c, l.loops)) do words[#words + 1] = word end
+  for _, word in ipairs(loop_words(k, c, l.loops)) do words[#words + 1] = word end
   k:call(s.sums, words)
   if not l.flat then return end
   k:open("if (flat)")
@@ -225,15 +248,40 @@ local function compute(k, c, l, p, s, target, raw)
   k:close()
 end
 
+-- The step before: panels of weights and, where x is not read in place, its copy. Panels that are kept have a step of
+-- their own.
+local function prepare(k, panels, copied)
+  local D = k.dims
+  if panels.kept then
+    k:step { tiles = D:const(panels.tiles), label = "weights", when = "prepare" }
+    k:tiles(panels.body)
+    if not copied then return end
+    k:step { tiles = copied.tiles, label = "padding" }
+    return k:tiles(copied.body)
+  end
+  k:step { tiles = copied and D:add(D:const(panels.tiles), copied.tiles) or D:const(panels.tiles), label = "weights, padding" }
+  k:tiles(function(t)
+    if not copied then return panels.body(t) end
+    k:open("if (%s < %dL)", t, panels.tiles)
+    panels.body(t)
+    k:close()
+    k:open("else")
+    k:line("long u = %s - %dL;", t, panels.tiles)
+    copied.body("u")
+    k:close()
+  end)
+end
+
+--- Writes the steps. l: conv_form.lua's layout.
 function M.emit(k, c, l)
   local D, p = k.dims, register_tile(k, c)
-  p.phases = l.phases or { 1, 1 }
-  weights.step(k, c, p)
+  prepare(k, weights.part(k, c, p), copy.part(k, c, l))
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes
   s.lines, s.columns, s.capacity = cut(k, c, p)
   s.line_parts, s.column_parts = k:ceildiv(c.out[1], s.lines), k:ceildiv(c.out[2], s.columns)
-  s.sums, s.gather = k:block(sums_block(k, c, p, l.loops), c.dtype), l.flat and k:block(gather_block, c.dtype)
+  s.sums = k:block(sums_block(k, c, p, l.loops), c.dtype, key_of(k, c, p, l.loops))
+  s.gather = l.flat and k:block(gather_block, c.dtype, "conv gather")
   local target = planes.target(k)
   k:step { tiles = k:product { c.samples, D:const(c.groups * p.blocks), s.line_parts, s.column_parts } }
   local raw = (l.flat or not target) and k:buffer(c.dtype, s.capacity * p.rows)

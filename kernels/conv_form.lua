@@ -38,10 +38,12 @@ function M.of(k, group)
   return c
 end
 
--- Drops loops that run once; makes one of two neighbours that step through memory as one.
-local function simplify(D, loops)
+-- Drops loops that run once; makes one of two neighbours that step through memory as one. loop.taps: how many taps, as the
+-- weights have them, lie between its steps.
+local function simplify(D, loops, tap)
   local out = {}
-  for _, loop in ipairs(loops) do
+  for i, loop in ipairs(loops) do
+    loop.taps = i == 1 and 1 or i == 2 and tap[2] or tap[1] * tap[2]
     local inner = out[#out]
     if inner and not inner.phases and not loop.phases and loop.step == D:mul(inner.step, D:const(inner.n)) then
       inner.n = inner.n * loop.n
@@ -110,15 +112,14 @@ local function strided(k, c)
   return {
     channel = channel, pitch = columns.extent, row = columns.extent, plane = plane, planes = columns.planes,
     paired = columns.paired, rows = rows.extent, row_planes = rows.planes, row_shift = rows.shift, row_stride = rows.stride,
-    phases = { rows.paired and rows.planes or 1, columns.paired and columns.planes or 1 },
     loops = { columns.loop(D:const(1), plane), rows.loop(columns.extent, per_row), { n = c.depth, step = channel } },
   }
 end
 
 --- Where the taps lie: { channel, pitch = dims; loops = { { n, step = dim }, ... } innermost first, address = fn(sample,
 -- channel) -> C expression, flat = rows follow each other pitch apart without overlap }. A loop with `phases` taps takes the
--- even ones, step apart, then those that start `jump` after, the odd ones. In a copy also what conv_copy.lua writes, and
--- `temp`.
+-- even ones, step apart, then those that start `jump` after, the odd ones; loop.taps = number of taps between its steps. In a
+-- copy also what conv_copy.lua writes, and `temp`.
 function M.layout(k, c)
   local D, unit = k.dims, c.stride[2] == 1
   local plain = unit and c.pad[1] + c.pad[2] == 0 and D:value(c.xs[4]) == 1
@@ -133,7 +134,7 @@ function M.layout(k, c)
         k:dim(l.channel), k:bytes(c.dtype))
     end
   end
-  l.loops = simplify(D, l.loops)
+  l.loops = simplify(D, l.loops, c.tap)
   l.flat = D:value(c.out[1]) ~= 1 and D:ge(l.pitch, c.out[2])
   return l
 end

@@ -54,20 +54,20 @@ local function pointer(k, type, name, expr)
   k:line("%s *%s = (%s *)(%s);", T, name, T, expr)
 end
 
--- Adds one row of src, every element to its own row of the slab; four a step where strides are known.
-local function add_elements(k, a, columns)
+-- to[which[c] * stride of the axis (+ c, with `across`)] += add[c] for c < count (C expression), four a step where the
+-- strides of which and add (dims) are known.
+local function add_elements(k, a, count, index_stride, src_stride, across)
   local D = k.dims
   local row = D:value(a.strides[a.at]) == 1 and "row" or "row * " .. k:dim(a.strides[a.at])
-  pointer(k, a.dtype, "to", "slab")
   k:line("long c = 0, row;")
-  for _, wide in ipairs(D:value(columns.index) and D:value(columns.src) and { 4, 1 } or { 1 }) do
-    k:open("for (; c + %dL <= n; c += %dL)", wide, wide)
+  for _, wide in ipairs(D:value(index_stride) and D:value(src_stride) and { 4, 1 } or { 1 }) do
+    k:open("for (; c + %dL <= %s; c += %dL)", wide, count, wide)
     for u = 0, wide - 1 do
       local function place(stride)
         return "c * " .. k:dim(stride) .. (u > 0 and (" + %d"):format(u * D:value(stride)) or "")
       end
-      k:line("row = which[%s];", place(columns.index))
-      k:line("if ((unsigned long)row < limit) to[%s + c + %d] += add[%s];", row, u, place(columns.src))
+      k:line("row = which[%s];", place(index_stride))
+      k:line("if ((unsigned long)row < limit) to[%s%s] += add[%s];", row, across and (" + c + %d"):format(u) or "", place(src_stride))
       k:line("else { %s }", k:fault(a.index))
     end
     k:close()
@@ -85,7 +85,8 @@ local function add_rows(k, a, columns)
     k:call(adder, { "n", "(char *)add", size(k, a, columns.src), ("slab + row * %s"):format(size(k, a, a.strides[a.at])) })
     k:close((" else { %s }"):format(k:fault(a.index)))
   else
-    add_elements(k, a, columns)
+    pointer(k, a.dtype, "to", "slab")
+    add_elements(k, a, "n", columns.index, columns.src, true)
   end
   k:line("which += %s; add += %s;", k:dim(a.index.strides[a.at]), k:dim(a.src.strides[a.at]))
   k:close()
@@ -126,23 +127,19 @@ end
 -- The line along the indexed axis at the coordinates `at` of the others.
 local function one_line(k, a, mover, at)
   local stride, D = a.strides[a.at], k.dims
-  pointer(k, a.dtype, "line", ("%s + (%s) * %dL"):format(a.base, k:offset(nil, a.strides, at), a.bytes))
+  pointer(k, a.dtype, "to", ("%s + (%s) * %dL"):format(a.base, k:offset(nil, a.strides, at), a.bytes))
   if not a.whole then pointer(k, a.dtype, "from", k:at(a.x, at)) end
   local extent, along = k:dim(a.shape[a.at]), k:dim(a.x.strides[a.at])
   if not a.whole and mover and D:value(stride) == 1 then
-    k:call(mover, { extent, "from", size(k, a, a.x.strides[a.at]), "line" })
+    k:call(mover, { extent, "from", size(k, a, a.x.strides[a.at]), "to" })
   elseif not a.whole then
-    k:line("for (long j = 0; j < %s; j++) line[j * %s] = from[j * %s];", extent, k:dim(stride), along)
+    k:line("for (long j = 0; j < %s; j++) to[j * %s] = from[j * %s];", extent, k:dim(stride), along)
   end
   k:open("if (%s)", inside(k, a, at))
   pointer(k, a.index.dtype, "which", k:at(a.index, at))
   pointer(k, a.dtype, "add", k:at(a.src, at))
-  k:open("for (long j = %s; j > 0; j--)", k:dim(a.index_shape[a.at]))
-  k:line("const long to = *which;")
-  k:line("if (to >= 0 && to < %s) line[to * %s] += *add;", extent, k:dim(stride))
-  k:line("else { %s }", k:fault(a.index))
-  k:line("which += %s; add += %s;", k:dim(a.index.strides[a.at]), k:dim(a.src.strides[a.at]))
-  k:close()
+  k:line("const unsigned long limit = %s;", extent)
+  add_elements(k, a, k:dim(a.index_shape[a.at]), a.index.strides[a.at], a.src.strides[a.at], false)
   k:close()
 end
 

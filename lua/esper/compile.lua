@@ -27,6 +27,7 @@
 local artifact = require "esper.artifact"
 local blueprint = require "esper.blueprint"
 local emit = require "esper.emit"
+local facts = require "esper.facts"
 local group = require "esper.group"
 local native = require "esper.native"
 local passes = require "esper.passes"
@@ -97,7 +98,7 @@ end
 -- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
 local function recipes(groups, r, listing)
   local unit, code, blocks, present = emit.unit(groups.facts.graph, r.isa), {}, {}, nil
-  unit.mode, unit.tuning = r.mode, r.tuning and tuning.decode(r.tuning)
+  unit.fixed, unit.tuning = groups.fixed, r.tuning and tuning.decode(r.tuning)
   if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
   local writer = reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
@@ -144,6 +145,7 @@ local function build_groups(r, opts)
   graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
   r.groups = need(group.build(graph))
   need(group.verify(r.groups))
+  r.groups.fixed = r.mode == "eval" and facts.fixed(r.groups.facts) or {}
 end
 
 -- Text of the choices to compile with, nil for the defaults.

@@ -12,7 +12,9 @@
 --       steps  { { fn=, label=, tiles=dim, operands={ {value=id, write=bool} | {temp=index}, ... },
 --                  dims={dim, ...}, streams={stream, ...} }, ... }
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
---   unit.mode = "eval" | "train"; unit:text() -> C text      unit.tuning, unit.present: tuned choices (tuning.lua), signature of the group being written
+--   unit.fixed = { [node] = true }   made of parameters alone (facts.fixed)
+--   unit.tuning, unit.present   tuned choices (tuning.lua), signature of the group being written
+--   unit:text() -> C text
 
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"
@@ -30,7 +32,7 @@ Unit.__index = Unit
 
 function M.unit(graph, isa)
   return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, atoms = {},
-    choices = {} }, Unit)
+    choices = {}, fixed = {} }, Unit)
 end
 
 -- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives

@@ -7,7 +7,8 @@
 --   k.graph  k.dims (D)  k.isa  k.group   k:lanes(dtype)   k:bytes(dtype)   k.unit
 --   k:step{ tiles=dim, label=text, when= }   starts a function (const args *a, long lo, long hi); ends the one before.
 --        when: "always", or for work on parameters that a kernel may keep while they are frozen "prepare", "pack", "frozen", "fluid"
---        (es_when in run/plan.h); k:constant(arg) says that an operand is a parameter
+--        (es_when in run/plan.h); k:constant(arg) says that an operand is a
+--        parameter, or made of parameters alone, in a kernel for inference
 --        The recipe loops over its tiles: k:tiles(fn(t)) writes `for (long t = lo; t < hi; t++)`.
 --   k:range(t, size, count) -> start, n   C names: tile t, `size` (number) of `count` (dim) elements
 --   k:line(fmt, ...)  k:open(fmt, ...)  k:close(tail)   C text, indented; formatted when there are arguments
@@ -168,7 +169,7 @@ function Writer:read(arg)
   return operand(self, "r" .. arg.base, { value = arg.base, write = false })
 end
 
-function Writer:constant(arg) return self.graph:op(arg.base) == "param" end
+function Writer:constant(arg) return self.unit.fixed[arg.base] == true end
 
 function Writer:write(id)
   return operand(self, "w" .. id, { value = id, write = true })

@@ -76,7 +76,7 @@ function Planner:lives(code)
   for n, group in ipairs(groups) do
     for _, id in ipairs(group.outputs) do
       if not self.output[id] then
-        local life = { node = id, first = n, last = self.update[id] and #groups or n,
+        local life = { node = id, first = n, last = self.update[id] and #groups or n, kept = self.fixed[n],
           bytes = D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]])) }
         list[#list + 1], of[id] = life, life
       end
@@ -88,7 +88,7 @@ function Planner:lives(code)
       end
     end
     for i, temp in ipairs(code[n].temps) do
-      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept }
+      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept or self.fixed[n] }
     end
   end
   return list
@@ -110,7 +110,8 @@ local function overlaps(slot, life)
   return false
 end
 
--- What is kept gets a slot of its own. The rest: largest first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest.
+-- What is kept gets a slot of its own. The rest: largest first, each into the free slot it fits best: the same size, else
+-- the smallest that is larger, else the largest.
 function Planner:share(list)
   local size, slots = typical(self.f.D), {}
   for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
@@ -177,7 +178,8 @@ function Planner:step(n, step)
   end
   local row = new_step()
   local o, d, s = array(ints, operands), array(dims, step.dims), array(words, step.streams)
-  row.fn, row.label, row.tiles, row.when = step.fn, step.label, step.tiles, native.when[step.when]
+  row.fn, row.label, row.tiles = step.fn, step.label, step.tiles
+  row.when = native.when[self.fixed[n] and step.when == "always" and "prepare" or step.when]
   row.operand_count, row.dim_count, row.stream_count = #operands, #step.dims, #step.streams
   row.operands, row.dims, row.streams = o, d, s
   check(C.es_plan_step(self.plan, row, native.fresh()))
@@ -191,6 +193,17 @@ function Planner:roots()
   end
 end
 
+-- Groups that compute with parameters alone and store no output of the kernel: their results are kept while those are frozen.
+function Planner:find_fixed()
+  local fixed = self.groups.fixed or {}
+  for n, group in ipairs(self.groups.groups) do
+    local all = true
+    for id in pairs(group.args) do all = all and fixed[id] end
+    for _, id in ipairs(group.outputs) do all = all and not self.output[id] and not self.update[id] end
+    self.fixed[n] = all or nil
+  end
+end
+
 local function build(p, options)
   local f = p.f
   p:roots()
@@ -201,6 +214,7 @@ local function build(p, options)
         dtype = f.dtype[root.node], shape = f.shape[root.node] }
     end
   end
+  p:find_fixed()
   local list = p:lives(options.code)
   local naive = f.D:const(0)
   for _, life in ipairs(list) do naive = life.kept and naive or f.D:add(naive, life.bytes) end
@@ -222,7 +236,7 @@ function M.build(options)
   local plan = C.es_plan_new(groups.facts.D.ptr)
   if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
-    index = {}, named = {}, temps = {}, output = {}, update = {} }, Planner)
+    index = {}, named = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
   local ok, result = pcall(build, p, options)
   if ok then return result end
   if type(result) == "table" then return nil, result.message, result.status end

@@ -22,7 +22,7 @@ local function nodes_of(group)
 end
 
 -- Text of everything about the group but its names; the ids in the order they are met; streams in node order.
-local function signature(f, group)
+local function signature(f, group, fixed)
   local parts, ids, number, streams = { group.kind, group.anchor and #group.prologue + 1 or 0 }, {}, {}, {}
   local function put(x) parts[#parts + 1] = x end
   local function name(id)
@@ -47,7 +47,8 @@ local function signature(f, group)
       elseif arg and arg.const then
         put(("const %.17g"):format(arg.const))
       elseif arg then
-        put("base") put(name(arg.base)) put(f.op[arg.base]) put(arg.offset) put(table.concat(arg.strides, ","))
+        put("base") put(name(arg.base)) put(fixed[arg.base] and "fixed" or f.op[arg.base])
+        put(arg.offset) put(table.concat(arg.strides, ","))
       end
     end
   end
@@ -84,7 +85,7 @@ end
 
 --- Steps and temporaries of a group, as unit:group gives them.
 function Reuse:group(group)
-  local key, ids, streams = signature(self.f, group)
+  local key, ids, streams = signature(self.f, group, self.unit.fixed)
   local first = self.known[key]
   local to, stream_to
   if first then to, stream_to = mapped(first.ids, ids), mapped(first.streams, streams) end

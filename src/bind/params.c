@@ -99,6 +99,8 @@ void es_params_freeze(es_params *p) {
   if (!p->frozen) p->frozen = es_frozen_token();
 }
 
+void es_params_thaw(es_params *p) { p->frozen = 0; }
+
 uint64_t es_params_frozen(const es_params *p) { return p->frozen; }
 
 void *es_params_data(es_params *p, int32_t value) {

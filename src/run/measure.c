@@ -1,6 +1,9 @@
 /* Clocked repetitions: see measure.h. Nothing stands between the two clock readings but the call. */
 #include "run/measure.h"
 #include <time.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 double es_measure_ns(void) {
   struct timespec now;
@@ -40,4 +43,11 @@ void es_measure_tiles(es_pool *pool, int64_t tiles, es_kernel_fn fn, const es_ar
 void es_measure_rest(double ms) {
   struct timespec rest = { (time_t)(ms / 1e3), (long)((ms - 1e3 * (double)(time_t)(ms / 1e3)) * 1e6) };
   nanosleep(&rest, NULL);
+}
+
+void es_measure_keep_memory(void) {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, 0x7fffffff);
+#endif
 }

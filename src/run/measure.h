@@ -19,4 +19,7 @@ esper_status es_measure_kernel(es_kernel *kernel, const es_run *run, int32_t rep
 void es_measure_tiles(es_pool *pool, int64_t tiles, es_kernel_fn fn, const es_args *args, int32_t reps, double *ns);
 /* Sleeps: lets the threads of another library, which spin for a while after their last job, go to sleep. */
 void es_measure_rest(double ms);
+/* Freed memory stays with the process from now on, for good. For programs that measure, never inside a host: a library that
+ * allocates its results anew in every run (libtorch) otherwise pays for fresh pages or not, as the heap happens to lie. */
+void es_measure_keep_memory(void);
 #endif

@@ -319,15 +319,15 @@ static esper_status check_names(const es_plan *plan, es_error *err) {
   return status;
 }
 
-/* A step that does not run every time has operands that outlast it: parameters and kept slots. */
+/* A step that does not run every time has operands that outlast it: parameters, buffers and kept slots. */
 static esper_status check_kept(const es_plan *plan, int32_t index, es_error *err) {
   const es_step *s = &plan->steps[index];
   bool once = s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
   for (int32_t i = 0; once && i < s->operand_count; i++) {
     const es_value *v = &plan->values[s->operands[i]];
-    if (v->role != ES_ROLE_param && !(v->role == ES_ROLE_temp && plan->kept[v->slot]))
+    if (v->role != ES_ROLE_param && v->role != ES_ROLE_buffer && !(v->role == ES_ROLE_temp && plan->kept[v->slot]))
       return es_fail(err, ESPER_EINTERNAL,
-                     "plan: step %d runs once, but its operand %d is %s, not a parameter or kept", index, i,
+                     "plan: step %d runs once, but its operand %d is %s, not a parameter, buffer or kept", index, i,
                      es_role_name(v->role));
   }
   return ESPER_OK;

@@ -36,8 +36,8 @@ typedef struct es_value {
   const char *name;        /* interface name, "" for temps */
 } es_value;
 
-/* When a step runs. Parameters that were frozen (es_run.frozen) will not change: what is made of them alone, in a slot
- * that is kept, is made once. */
+/* When a step runs. Parameters and buffers that were frozen (es_run.frozen) will not change: what is made of them alone,
+ * in a slot that is kept, is made once. */
 typedef enum es_when {
   ES_WHEN_always,
   ES_WHEN_prepare,         /* writes kept slots from parameters alone: every run, but once while they are frozen */
@@ -128,7 +128,7 @@ typedef struct es_run {    /* one execution */
   const int64_t *symbols;  /* values of the plan's symbols */
   void *const *data;       /* one pointer per value index; inputs, params, buffers, outputs given, contiguous; others ignored */
   uint64_t seed, step;     /* of the random ops */
-  uint64_t frozen;         /* 0, or a token of es_frozen_token: the parameters' data is what it was in every run of that token */
+  uint64_t frozen;         /* 0, or a token of es_frozen_token: parameters and buffers hold what they did in every run of it */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
   es_pool *pool;           /* NULL = calling thread only */
   struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */

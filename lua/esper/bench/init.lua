@@ -121,6 +121,9 @@ function M.summary(rows)
   return out
 end
 
+--- For commands that measure: results that a library allocates anew in every run come from memory the process already has.
+function M.settle() C.es_measure_keep_memory() end
+
 function M.run(cases, options)
   local report = { machine = M.machine(options.vs == "torch"), peaks = {}, cases = {} }
   if options.vs == "torch" and C.es_torch_load(fresh()) == nil then return failure() end

@@ -74,6 +74,7 @@ return {
   run = function(args)
     local cases, options = prepare(args)
     if not cases then return nil, options, "usage" end
+    require("esper.bench").settle()
     local tick, done = require("esper.cli.progress").new "bench"
     options.progress = tick
     options.store = require("esper").store()
