@@ -12,7 +12,7 @@ MAJOR   := $(firstword $(subst ., ,$(VERSION)))
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
 BASE     = -std=c11 -D_GNU_SOURCE -fvisibility=hidden -fPIC -Isrc -I$(G) -I/usr/include/luajit-2.1 $(WARN)
-LIBS    := -lluajit-5.1 -llmdb -lsodium -lpthreadpool -lcpuinfo -lm -ldl -lpthread
+LIBS    := -lluajit-5.1 -llmdb -lsodium -lpthreadpool -lm -ldl -lpthread
 
 G       := $(BUILD)/gen
 SRC     := $(sort $(wildcard src/*/*.c))
@@ -28,7 +28,7 @@ all: $(BUILD)/esper $(BUILD)/libesper.a $(BUILD)/libesper.so $(BUILD)/esper_nati
 
 # --- what Debian ships -------------------------------------------------------------------------
 APT := gcc g++ make binutils pkg-config luajit libluajit-5.1-dev libtcc-dev liblmdb-dev libsodium-dev \
-       libpthreadpool-dev libcpuinfo-dev libedit-dev lua-cjson lua-busted libtorch-dev
+       libpthreadpool-dev libedit-dev lua-cjson lua-busted libtorch-dev
 deps: ## install what is missing (Debian, Ubuntu); names it elsewhere
 	@src/bind/deps.sh $(APT)
 
@@ -117,8 +117,17 @@ valgrind: all ## memcheck over compiles and runs on the scalar target
 	@spec/valgrind.sh
 soak: all $(STRESS) ## the long versions of the stress tests (minutes to hours: SOAK=10 multiplies)
 	@spec/soak.sh
-bench: all ## time compiling and running
+BENCH ?= suite
+bench: all $(BUILD)/overhead ## the suite against libtorch; PEERS=/path/to/venv: against PyTorch, torch.compile, ONNX Runtime too
 	@luajit bench/compile.lua
+	@$(BUILD)/overhead
+ifeq ($(PEERS),)
+	@$(BUILD)/esper bench --all --group $(BENCH) --svg $(BUILD)/bench.svg
+else
+	@luajit bench/compare.lua --venv $(PEERS) --group $(BENCH) $(QUICK:%=--quick) --json $(BUILD)/bench.json --svg $(BUILD)/bench.svg
+endif
+$(BUILD)/overhead: bench/overhead.c $(BUILD)/libesper.so
+	@$(CC) -std=c11 -Isrc $(WARN) $(CFLAGS) -o $@ $< -L$(BUILD) -lesper -Wl,-rpath,'$$ORIGIN' -lluajit-5.1
 docs: all ## write the generated pages of docs/
 	@luajit docs/generate.lua
 

@@ -1,6 +1,6 @@
 /* What does a call cost? Times esper_kernel_run on one element (first/proj_ia3, dim 1), as a host written in C calls it.
  *     overhead [calls]    prints the median and 99th percentile of blocks of 1,000 calls, in ns per call
- * `make overhead` builds and runs it. */
+ * `make bench` builds and runs it. */
 #define _POSIX_C_SOURCE 200809L
 #include <esper.h>
 #include <stdio.h>

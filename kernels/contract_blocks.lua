@@ -19,7 +19,7 @@ function M.tile_shape(lanes, dtype)
 end
 
 --- Rows and columns of `dots`.
-function M.dots_shape(lanes) return 4, math.max(2, lanes / 4) end
+function M.dots_shape(lanes, dtype) return 4, lanes * (dtype == "f32" and 4 or 8) == 64 and 4 or 2 end
 
 -- Addresses of rows first, first + step, ...: at(row, k) gives base, index and scale for loadx and bcastx.
 local ODD = { [0] = { 0, 1 }, { 1, 1 }, { 1, 2 }, { 3, 1 }, { 1, 4 }, { 5, 1 }, { 3, 2 }, { 7, 1 } }
@@ -74,7 +74,7 @@ function M.tile(mr, nv)
     local depth, a, b_first, b_step = b:arg(0), b:copy(b:arg(1)), b:arg(4), b:arg(5)
     local out, out_step, again = b:copy(b:arg(6)), b:arg(7), b:arg(8)
     local steps, line = multiples(b, b:arg(2), mr), b.lanes * b.bytes
-    local folds = line == 64 -- AVX-512 multiplies by an element in memory
+    local folds = line == 64 and mr > nv -- AVX-512 multiplies by an element in memory
     local function each_sum(acc, body)
       local row = b:copy(out)
       for i = 1, mr do

@@ -1,7 +1,6 @@
 --- Convolution: conv1d and conv2d with stride, zero padding, dilation and groups; bias and pointwise epilogue fused. Brings
 -- the anchor into one form, lays out its input, and chooses the way to compute it.
 
-local copy = require "kernels.conv_copy"
 local depthwise = require "kernels.conv_depthwise"
 local direct = require "kernels.conv_direct"
 local form = require "kernels.conv_form"
@@ -9,9 +8,7 @@ local form = require "kernels.conv_form"
 local function emit(k, group)
   local c = form.of(k, group)
   if depthwise.emit(k, c) then return end
-  local layout = form.layout(k, c)
-  copy.step(k, c, layout)
-  direct.emit(k, c, layout)
+  direct.emit(k, c, form.layout(k, c))
 end
 
 return { name = "conv", emit = emit }

@@ -1,5 +1,5 @@
---- The padded copy of a convolution's input: a step that writes the planes of a layout (conv_form.lua), padding as zeros,
--- so that the inner loops have no edges. A pass over the input, cheap against the multiply-adds it saves from branches.
+--- The padded copy of a convolution's input: the planes of a layout (conv_form.lua), padding as zeros, so that the inner
+-- loops have no edges. A pass over the input, cheap against the multiply-adds it saves from branches.
 --
 -- A tile is up to CHANNELS channels of one sample: all their planes are cleared, then the rows that exist are laid in.
 -- Three ways, by what a row of the copy is of the row of x: the row itself; every second element, both halves at once
@@ -8,8 +8,8 @@
 local M = {}
 local CHANNELS = 8
 
---- words: elements, where. Fills them with a number.
-function M.fill_block(number)
+-- words: elements, where. Fills them with a number.
+local function fill_block(number)
   return function(b)
     local n, to = b:arg(0), b:arg(1)
     local value = b:splat(number)
@@ -33,8 +33,8 @@ local function rows_of(b, first, body)
   end)
 end
 
---- words: columns, step of x in bytes, then the walk
-function M.row_block(unit)
+-- words: columns, step of x in bytes, then the walk
+local function row_block(unit)
   return function(b)
     local n, step = b:arg(0), b:arg(1)
     rows_of(b, 2, function(from, to)
@@ -46,31 +46,47 @@ function M.row_block(unit)
   end
 end
 
---- Elements 0, 2, 4.. of x go to `even` and 1, 3, 5.. to `odd`; words: columns of x, elements for even, for odd, where even
--- and odd start in the row of the copy (bytes), then the walk. keep.even, keep.odd = false: nobody reads these.
-function M.pair_block(keep)
+-- Two vectors of x at `from`, taken apart, to e and o; left, even, odd: elements that exist and are wanted, nil = all.
+local function unzip(b, keep, from, e, o, left, even, odd)
+  local rest = left and b:g_addk(left, -b.lanes)
+  local evens, odds = b:unzip(b:load(from, 0, left and b:m_tail(left)), b:load(from, b.lanes * b.bytes, left and b:m_tail(rest)))
+  if keep.even then b:store(e, evens, 0, left and b:m_tail(even)) end
+  if keep.odd then b:store(o, odds, 0, left and b:m_tail(odd)) end
+end
+
+-- Elements 0, 2, 4.. of x go to `even` and 1, 3, 5.. to `odd`; words: M.pair_words, then the walk. keep.even, keep.odd =
+-- false: nobody reads these.
+local function pair_block(keep)
   return function(b)
-    local left, even, odd = b:arg(0), b:arg(1), b:arg(2)
-    local times = b:g_shrk(b:g_addk(left, 2 * b.lanes - 1), math.log(2 * b.lanes, 2))
-    rows_of(b, 5, function(from, to)
-      local x = b:copy(from)
-      local e, o = b:g_add(to, b:arg(3)), b:g_add(to, b:arg(4))
-      local nx, ne, no = b:copy(left), b:copy(even), b:copy(odd)
-      b:loop(times, function()
-        local low = b:load(x, 0, b:m_tail(nx))
-        b:g_set(nx, b:g_addk(nx, -b.lanes))
-        local evens, odds = b:unzip(low, b:load(x, b.lanes * b.bytes, b:m_tail(nx)))
-        b:g_set(nx, b:g_addk(nx, -b.lanes))
-        if keep.even then b:store(e, evens, 0, b:m_tail(ne)) end
-        if keep.odd then b:store(o, odds, 0, b:m_tail(no)) end
-        b:g_set(ne, b:g_addk(ne, -b.lanes))
-        b:g_set(no, b:g_addk(no, -b.lanes))
-        b:g_set(x, b:g_addk(x, 2 * b.lanes * b.bytes))
-        b:g_set(e, b:g_addk(e, b.lanes * b.bytes))
-        b:g_set(o, b:g_addk(o, b.lanes * b.bytes))
+    local full, moved = b:arg(5), b.lanes * b.bytes
+    local function left(i, each) return b:g_sub(b:arg(i), b:g_mulk(full, each * b.lanes)) end
+    local columns, even, odd = left(0, 2), left(1, 1), left(2, 1)
+    rows_of(b, 7, function(from, to)
+      local x, e, o = b:copy(from), b:g_add(to, b:arg(3)), b:g_add(to, b:arg(4))
+      b:loop(full, function()
+        unzip(b, keep, x, e, o)
+        b:g_set(x, b:g_addk(x, 2 * moved))
+        b:g_set(e, b:g_addk(e, moved))
+        b:g_set(o, b:g_addk(o, moved))
       end)
+      b:loop(b:arg(6), function() unzip(b, keep, x, e, o, columns, even, odd) end)
     end)
   end
+end
+
+--- Words of pair_block: C expressions of the columns of x, the elements wanted for even and for odd (as many, or one less),
+-- where they start in a row of the copy (bytes).
+function M.pair_words(k, lanes, columns, even, odd, even_at, odd_at)
+  local full = k:name("full")
+  k:line("long %s = %s > 0 ? %s / %dL : 0;", full, odd, k:atom(odd), lanes)
+  return { columns, even, odd, even_at, odd_at, full, ("%s > %s * %dL"):format(k:atom(even), full, lanes) }
+end
+
+--- These three as blocks of the unit.
+function M.fill(k, number, dtype) return k:block(fill_block(number), dtype, "fill " .. number) end
+function M.rows(k, unit, dtype) return k:block(row_block(unit), dtype, "copy rows " .. tostring(unit)) end
+function M.pairs(k, keep, dtype)
+  return k:block(pair_block(keep), dtype, ("copy pairs %s %s"):format(tostring(keep.even), tostring(keep.odd)))
 end
 
 --- C: low and high = the range of i with 0 <= i * stride + shift < size, cut to `count`.
@@ -138,18 +154,17 @@ local function lay_pairs(k, c, l, block, w)
   local even, even_at = place(0)
   local odd, odd_at = place(1)
   w.column = "0L"
-  k:call(block, append({ k:dim(c.size[2]), even, odd, even_at, odd_at }, walk_words(k, c, l, w)))
+  k:call(block, append(M.pair_words(k, k:lanes(c.dtype), k:dim(c.size[2]), even, odd, even_at, odd_at), walk_words(k, c, l, w)))
 end
 
+-- C: for every plane of rows that the layout has, the rows of it that exist: row i is row i * step + shift of x.
 local function lay_planes(k, c, l, block)
   local lay = l.way == "pairs" and lay_pairs or lay_columns
-  k:open("for (long kh = 0; kh < %dL; kh++)", l.split and c.tap[1] or 1)
-  k:line("long shift = kh * %dL - %dL;", c.dilation[1], c.pad[1])
-  local step = l.split and c.stride[1] or 1
-  local rows = l.split and k:dim(c.out[1]) or k:dim(k.dims:add(c.size[1], k.dims:const(2 * c.pad[1])))
-  local low, high = M.valid(k, step, "shift", k:dim(c.size[1]), rows)
+  k:open("for (long kh = 0; kh < %dL; kh++)", l.row_planes)
+  k:line("long shift = kh * %dL - %dL;", l.row_planes > 1 and l.row_shift or 0, c.pad[1])
+  local low, high = M.valid(k, l.row_stride, "shift", k:dim(c.size[1]), k:dim(l.rows))
   k:open("if (%s > %s)", high, low)
-  lay(k, c, l, block, { low = low, high = high, step = step, shift = "shift",
+  lay(k, c, l, block, { low = low, high = high, step = l.row_stride, shift = "shift",
     to = ("kh * %d * %s"):format(l.planes, k:dim(l.plane)) })
   k:close()
   k:close()
@@ -157,27 +172,25 @@ end
 
 local function block_of(k, c, l)
   local unit = k.dims:value(c.xs[4]) == 1
-  if not l.plane then return k:block(M.row_block(unit), c.dtype) end
-  if not (l.paired and unit) then return k:block(M.row_block(false), c.dtype) end
+  if not l.plane then return M.rows(k, unit, c.dtype) end
+  if not (l.paired and unit) then return M.rows(k, false, c.dtype) end
   l.way = "pairs"
   local both, odd = l.planes == 2, c.pad[2] % 2 == 1
-  return k:block(M.pair_block { even = both or not odd, odd = both or odd }, c.dtype)
+  return M.pairs(k, { even = both or not odd, odd = both or odd }, c.dtype)
 end
 
---- Writes the step; nothing when x is read in place.
-function M.step(k, c, l)
-  if not l.temp then return end
-  local D = k.dims
-  local clear, lay = k:block(M.fill_block(0), c.dtype), block_of(k, c, l)
+--- nil when x is read in place; else { tiles = dim, body = fn(t) that writes what C tile t copies }.
+function M.part(k, c, l)
+  if not l.temp then return nil end
+  local clear, lay = M.fill(k, 0, c.dtype), block_of(k, c, l)
   local parts = math.ceil(l.channels / CHANNELS)
-  k:step { tiles = D:mul(c.samples, D:const(parts)), label = "padded copy" }
-  k:tiles(function(t)
+  return { tiles = k.dims:mul(c.samples, k.dims:const(parts)), body = function(t)
     k:line("long sample = %s / %dL, first = %s %% %dL * %dL;", t, parts, t, parts, CHANNELS)
     k:line("long channels = %dL - first < %dL ? %dL - first : %dL;", l.channels, CHANNELS, l.channels, CHANNELS)
     k:line("char *x = %s, *to = %s;", k:at(c.x, { "sample", "first" }), l.address("sample", "first"))
     k:call(clear, { ("channels * %s"):format(k:dim(l.channel)), "to" })
     if l.plane then lay_planes(k, c, l, lay) else lay_rows(k, c, l, lay) end
-  end)
+  end }
 end
 
 return M

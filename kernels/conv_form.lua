@@ -38,10 +38,12 @@ function M.of(k, group)
   return c
 end
 
--- Drops loops that run once; makes one of two neighbours that step through memory as one.
-local function simplify(D, loops)
+-- Drops loops that run once; makes one of two neighbours that step through memory as one. loop.taps: how many taps, as the
+-- weights have them, lie between its steps.
+local function simplify(D, loops, tap)
   local out = {}
-  for _, loop in ipairs(loops) do
+  for i, loop in ipairs(loops) do
+    loop.taps = i == 1 and 1 or i == 2 and tap[2] or tap[1] * tap[2]
     local inner = out[#out]
     if inner and not inner.phases and not loop.phases and loop.step == D:mul(inner.step, D:const(inner.n)) then
       inner.n = inner.n * loop.n
@@ -83,34 +85,41 @@ local function padded(k, c)
   }
 end
 
--- Columns are strided: a plane per tap column, or per phase (even, odd columns), in every tap row's plane of the rows
--- that it reads (all rows once where rows are not strided).
+-- How the taps of one axis that are `stride` apart from output to output are brought side by side: a plane per phase (even
+-- and odd ones) where the stride is 2, one per tap where it is more, all in one where it is 1. planes, extent of one;
+-- the distance in x from one plane to the next and within one; loop(step within, step from plane to plane).
+local function split(D, taps, stride, dilation, out, whole)
+  local function loop(inside, between)
+    if stride == 2 and dilation == 1 and taps > 1 then return { n = 2, phases = taps, step = inside, jump = between } end
+    return { n = taps, step = stride == 1 and D:mul(inside, D:const(dilation)) or between }
+  end
+  if stride == 1 then return { planes = 1, extent = whole, shift = 0, stride = 1, loop = loop } end
+  if stride == 2 and dilation == 1 then
+    local extent = D:add(out, D:const(math.floor((taps - 1) / 2)))
+    return { planes = math.min(2, taps), extent = extent, shift = 1, stride = 2, loop = loop, paired = true }
+  end
+  return { planes = taps, extent = out, shift = dilation, stride = stride, loop = loop }
+end
+
+-- Columns are strided, and rows perhaps: planes of rows, each of planes of columns.
 local function strided(k, c)
-  local D, taps = k.dims, c.tap
-  local phases = c.stride[2] == 2 and c.dilation[2] == 1
-  local planes = phases and math.min(2, taps[2]) or taps[2]
-  local pitch = phases and D:add(c.out[2], D:const(math.floor((taps[2] - 1) / 2))) or c.out[2]
-  local split = c.stride[1] > 1
-  local rows = split and c.out[1] or D:add(c.size[1], D:const(2 * c.pad[1]))
-  local plane = D:mul(rows, pitch)
-  local per_row = D:mul(plane, D:const(planes))
-  local channel = split and D:mul(per_row, D:const(taps[1])) or per_row
-  local columns = { n = taps[2], step = plane }
-  if phases and planes == 2 then columns = { n = 2, step = plane, phases = taps[2] } end
+  local D = k.dims
+  local rows = split(D, c.tap[1], c.stride[1], c.dilation[1], c.out[1], D:add(c.size[1], D:const(2 * c.pad[1])))
+  local columns = split(D, c.tap[2], c.stride[2], c.dilation[2], c.out[2])
+  local plane = D:mul(rows.extent, columns.extent)
+  local per_row = D:mul(plane, D:const(columns.planes))
+  local channel = D:mul(per_row, D:const(rows.planes))
   return {
-    channel = channel, pitch = pitch, row = pitch, plane = plane, planes = planes, paired = phases, split = split,
-    loops = {
-      columns,
-      { n = taps[1], step = split and per_row or D:mul(pitch, D:const(c.dilation[1])) },
-      { n = c.depth, step = channel },
-    },
+    channel = channel, pitch = columns.extent, row = columns.extent, plane = plane, planes = columns.planes,
+    paired = columns.paired, rows = rows.extent, row_planes = rows.planes, row_shift = rows.shift, row_stride = rows.stride,
+    loops = { columns.loop(D:const(1), plane), rows.loop(columns.extent, per_row), { n = c.depth, step = channel } },
   }
 end
 
 --- Where the taps lie: { channel, pitch = dims; loops = { { n, step = dim }, ... } innermost first, address = fn(sample,
--- channel) -> C expression, flat = rows follow each other pitch apart without overlap }; loop.phases = number of taps
--- of a row whose even ones come first, then, loop.step later, the odd ones. In a copy also what conv_copy.lua writes,
--- and `temp`.
+-- channel) -> C expression, flat = rows follow each other pitch apart without overlap }. A loop with `phases` taps takes the
+-- even ones, step apart, then those that start `jump` after, the odd ones; loop.taps = number of taps between its steps. In a
+-- copy also what conv_copy.lua writes, and `temp`.
 function M.layout(k, c)
   local D, unit = k.dims, c.stride[2] == 1
   local plain = unit and c.pad[1] + c.pad[2] == 0 and D:value(c.xs[4]) == 1
@@ -125,7 +134,7 @@ function M.layout(k, c)
         k:dim(l.channel), k:bytes(c.dtype))
     end
   end
-  l.loops = simplify(D, l.loops)
+  l.loops = simplify(D, l.loops, c.tap)
   l.flat = D:value(c.out[1]) ~= 1 and D:ge(l.pitch, c.out[2])
   return l
 end

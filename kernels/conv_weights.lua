@@ -1,5 +1,5 @@
---- The weights of a convolution as panels: a step that writes, for every block of `rows` output channels, the rows'
--- weights side by side, tap after tap in the order of the layout's loops; the biases in front. Read by conv_direct.lua.
+--- The weights of a convolution as panels: for every block of `rows` output channels, the rows' weights side by side, tap
+-- after tap as the weights have them; the biases in front. Read by conv_direct.lua.
 --
 -- Where a row's taps lie side by side, `lanes` of them for `lanes` rows are turned in registers at a time; elsewhere one
 -- tap is gathered from all rows. The last block repeats its last row where there are fewer; what comes of it is dropped.
@@ -10,11 +10,11 @@ local M = {}
 -- the one that makes the rest a multiple of lanes, so that no square is partial.
 local function turn_rows(b, p, first, w)
   local lanes, width = b.lanes, math.min(b.lanes, p.rows - first)
-  local rest, all = p.taps % lanes, b:m_tail(b:const(width))
+  local all = b:m_tail(b:const(width))
   local from, to = b:copy(w.from), b:g_addk(w.to, first * b.bytes)
   for row = 1, first do b:g_set(from, b:g_add(from, row < p.whole and w.step or w.last_step)) end
-  local advance = b:g_addk(b:const((rest > 0 and rest or lanes)), 0)
-  b:loop(b:const(math.ceil(p.taps / lanes)), function()
+  local advance = b:copy(w.advance)
+  b:loop(w.times, function()
     local row, square = b:copy(from), {}
     for j = 1, lanes do
       square[j] = j <= width and b:load(row) or square[width]
@@ -29,10 +29,11 @@ local function turn_rows(b, p, first, w)
   end)
 end
 
--- words: step between rows, step into the rows that only the last block lacks (0 there), first row, panel
+-- words: step between rows, step into the rows that only the last block lacks (0 there), first row, panel, how many squares,
+-- taps from the first to the next
 local function turn_block(p)
   return function(b)
-    local w = { step = b:arg(0), last_step = b:arg(1), from = b:arg(2), to = b:arg(3) }
+    local w = { step = b:arg(0), last_step = b:arg(1), from = b:arg(2), to = b:arg(3), times = b:arg(4), advance = b:arg(5) }
     for first = 0, p.rows - 1, b.lanes do turn_rows(b, p, first, w) end
   end
 end
@@ -54,54 +55,51 @@ local function gather_block(p)
   end
 end
 
--- C: gathers every tap in the loops' order: rows of taps, in phases where the layout has them.
+-- C: gathers every tap, a row of the window at a time.
 local function gather(k, c, p, block)
-  local bytes, row = k:bytes(c.dtype), p.rows * k:bytes(c.dtype)
-  local phases = p.phases and 2 or 1
+  local bytes = k:bytes(c.dtype)
   k:open("for (long i = 0; i < %dL; i++)", c.depth * c.tap[1])
   k:line("char *source = from + (i / %dL * %s + i %% %dL * %s) * %dL;", c.tap[1], k:dim(c.ws[2]), c.tap[1], k:dim(c.ws[3]), bytes)
-  for phase = 0, phases - 1 do
-    local count = math.floor((c.tap[2] - phase + phases - 1) / phases)
-    k:call(block, { "step", "last_step", ("source + %dL * %s"):format(phase * bytes, k:dim(c.ws[4])), "to", ("%dL"):format(count),
-      ("%s * %dL"):format(k:dim(c.ws[4]), phases * bytes) })
-    k:line("to += %dL;", count * row)
-  end
+  k:call(block, { "step", "last_step", "source", "to", ("%dL"):format(c.tap[2]), ("%s * %dL"):format(k:dim(c.ws[4]), bytes) })
+  k:line("to += %dL;", c.tap[2] * p.rows * bytes)
   k:close()
 end
 
---- Writes the step. p: rows, blocks (per group), phases = taps of a row come even ones first. Gives the panels:
--- p.taps, p.whole = rows that every block has, p.bytes of a panel, p.address(group, block).
-function M.step(k, c, p)
+--- Plans the panels. p: rows, blocks (per group); adds p.taps, p.whole = rows of the last block, p.bytes of a panel,
+-- p.address(group, block). Gives { kept = made of parameters alone, tiles = number, body = fn(t) that writes the panel of C tile t }.
+function M.part(k, c, p)
   local D, bytes = k.dims, k:bytes(c.dtype)
   p.taps = c.depth * c.tap[1] * c.tap[2]
   p.whole = c.each - (p.blocks - 1) * p.rows
   p.bytes = (p.taps + (c.bias and 1 or 0)) * p.rows * bytes
-  local temp = k:temp(D:const(c.groups * p.blocks * p.bytes))
+  local kept = k:constant(c.w) and not (c.bias and not k:constant(c.bias))
+  local temp = k:temp(D:const(c.groups * p.blocks * p.bytes), kept)
   function p.address(group, block)
     return ("(%s + (%s * %dL + %s) * %dL)"):format(k:ptr(temp), k:atom(group), p.blocks, k:atom(block), p.bytes)
   end
-  local one = D:const(1)
-  local line = c.ws[4] == one and c.ws[3] == D:const(c.tap[2]) and c.ws[2] == D:const(c.tap[1] * c.tap[2])
-  local turned = line and not p.phases and p.taps >= k:lanes(c.dtype) and k:lanes(c.dtype) > 1
-  local block = k:block(turned and turn_block(p) or gather_block(p), c.dtype)
-  local biases = c.bias and k:block(gather_block(p), c.dtype)
-  k:step { tiles = D:const(c.groups * p.blocks), label = "weights" }
-  k:tiles(function(t)
+  local line = c.ws[4] == D:const(1) and c.ws[3] == D:const(c.tap[2]) and c.ws[2] == D:const(c.tap[1] * c.tap[2])
+  local lanes = k:lanes(c.dtype)
+  local turned = line and lanes > 1 and p.taps >= lanes
+  local key = ("%d %d"):format(p.rows, p.whole)
+  local gathered = (c.bias or not turned) and k:block(gather_block(p), c.dtype, "conv gather taps " .. key)
+  local block = turned and k:block(turn_block(p), c.dtype, "conv turn " .. key) or gathered
+  return { kept = kept, tiles = c.groups * p.blocks, body = function(t)
     k:line("long o = %s / %dL * %dL + %s %% %dL * %dL;", t, p.blocks, c.each, t, p.blocks, p.rows)
     k:line("long last = %s %% %dL == %dL;", t, p.blocks, p.blocks - 1)
     k:line("long step = %s * %dL, last_step = last ? 0 : step;", k:dim(c.ws[1]), bytes)
     k:line("char *from = %s, *to = %s + %s * %dL;", k:at(c.w, { "o" }), k:ptr(temp), t, p.bytes)
-    if biases then
+    if c.bias then
       k:line("long bias_step = %s * %dL;", k:dim(c.bias.strides[1]), bytes)
-      k:call(biases, { "bias_step", "last ? 0 : bias_step", k:at(c.bias, { "o" }), "to", "1L", "0L" })
+      k:call(gathered, { "bias_step", "last ? 0 : bias_step", k:at(c.bias, { "o" }), "to", "1L", "0L" })
       k:line("to += %dL;", p.rows * bytes)
     end
     if turned then
-      k:call(block, { "step", "last_step", "from", "to" })
+      local rest = p.taps % lanes
+      k:call(block, { "step", "last_step", "from", "to", math.ceil(p.taps / lanes), rest > 0 and rest or lanes })
     else
       gather(k, c, p, block)
     end
-  end)
+  end }
 end
 
 return M

@@ -1,81 +1,122 @@
 --- Cross-entropy: mean over rows of log sum exp(x - max) - (x[target] - max), rows whose target is `ignore` left out.
--- Two steps: one loss per row (a tile is ROWS rows) into a temporary, then their sum in one tile, in row order, so the
--- result does not depend on threads. A target outside 0 .. C-1 reports a fault.
+-- Two steps: the losses of up to ROWS rows a tile, as one sum and how many count, into a temporary; then their sum in one
+-- tile, in tile order, so the result does not depend on threads. A target outside 0 .. C-1 reports a fault.
 
 local math_ = require "esper.vecmath"
 
-local ROWS = 16
+local ROWS = 32
+local WIDE = 4 -- accumulators of a row
 
--- words: n, row, step (bytes), out: [0] = max, [1] = log sum exp(x - max)
-local function row_block(k, id)
+-- body(v, mask, i) for every vector of n elements from x on, i = 1 .. WIDE telling accumulators apart; x is moved along.
+local function each_vector(b, n, x, step, unit, body)
+  local size, left = b.lanes * b.bytes, b:copy(n)
+  if unit then
+    b:loop(b:g_shrk(n, math.log(WIDE * b.lanes, 2)), function()
+      for i = 1, WIDE do body(b:load(x, (i - 1) * size), nil, i) end
+      b:g_set(x, b:g_addk(x, WIDE * size))
+      b:g_set(left, b:g_addk(left, -WIDE * b.lanes))
+    end)
+  end
+  b:each(left, { unit and x or { x, step = step } }, function(mask)
+    body(unit and b:load(x, 0, mask) or b:loads(x, step, 0, mask), mask, 1)
+  end)
+end
+
+local function joined(b, v, join)
+  local all = v[1]
+  for i = 2, #v do all = join(b, all, v[i]) end
+  return all
+end
+
+-- words: rows, n, x, row step, step along a row (bytes), max [rows], sum [rows] of exp(x - max)
+local function row_block(unit)
   return function(b)
-    local n, x, step, out = b:arg(0), b:arg(1), b:arg(2), b:arg(3)
-    k:note(b, id)
-    local start = b:copy(x)
+    local rows, n, x, row_step, step, out_max, out_sum = b:arg(0), b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5), b:arg(6)
     local low = b:splat(-math.huge)
-    local top = b:splat(-math.huge)
-    b:each(n, { { x, step = step } }, function(mask)
-      local v = b:loads(x, step, 0, mask)
-      if mask then v = b:select(mask, v, low) end
-      b:set(top, b:select(b:lt(v, top), top, v)) -- NaN is taken over and, compared again, only replaced by a number
+    b:loop(rows, function()
+      local top, sum = {}, {}
+      for i = 1, unit and WIDE or 1 do top[i], sum[i] = b:splat(-math.huge), b:splat(0) end
+      each_vector(b, n, b:copy(x), step, unit, function(v, mask, i)
+        b:set(top[i], b:max(mask and b:select(mask, v, low) or v, top[i])) -- passes NaN over; the sum has it
+      end)
+      local max = b:hmax(joined(b, top, b.max))
+      each_vector(b, n, b:copy(x), step, unit, function(v, mask, i)
+        local e = math_.exp(b, b:sub(v, max))
+        b:set(sum[i], b:add(sum[i], mask and b:select(mask, e, b:splat(0)) or e))
+      end)
+      b:store1(out_max, max, 0)
+      b:store1(out_sum, b:hadd(joined(b, sum, b.add)), 0)
+      for _, p in ipairs { out_max, out_sum } do b:g_set(p, b:g_addk(p, b.bytes)) end
+      b:g_set(x, b:g_add(x, row_step))
     end)
-    local max = b:hmax(top)
-    local sum = b:splat(0)
-    b:each(n, { { start, step = step } }, function(mask)
-      local e = math_.exp(b, b:sub(b:loads(start, step, 0, mask), max))
-      if mask then e = b:select(mask, e, b:splat(0)) end
-      b:set(sum, b:add(sum, e))
-    end)
-    b:store1(out, max, 0)
-    b:store1(out, math_.log(b, b:hadd(sum)), b.bytes)
   end
 end
 
-local function emit(k, group)
-  local D, id = k.dims, group.anchor
-  local x, target = unpack(group.args[id])
+-- words: n, x: x = log x
+local function log_block(b)
+  local n, x = b:arg(0), b:arg(1)
+  b:each(n, { x }, function(mask) b:store(x, math_.log(b, b:load(x, 0, mask)), 0, mask) end)
+end
+
+-- Adds the losses of a run of rows to `sum` and `used`. c: what describe gives; v: the walk's.
+local function run(k, c, v, top, sums)
+  local T, I = k:ctype(c.dtype), k:ctype(c.target.dtype)
+  local step = c.x.strides[#c.x.strides]
+  local function size(d) return ("%s * %dL"):format(k:dim(d), k:bytes(c.dtype)) end
+  k:call(c.block, { v.n, k:dim(c.classes), v[2].ptr, size(v[2].step), size(step), top, sums })
+  k:call(c.log, { v.n, sums })
+  k:line("const %s *at = (const %s *)%s;", I, I, v[1].ptr)
+  k:line("const %s *row = (const %s *)%s;", T, T, v[2].ptr)
+  k:open("for (long i = 0; i < %s; i++)", v.n)
+  k:line("const long t = *at;")
+  k:open("if (t != %dL)", c.ignore)
+  k:line("if (t < 0 || t >= %s) %s", k:dim(c.classes), k:fault(c.target))
+  k:line("else { const %s loss = %s[i] - (row[t * %s] - %s[i]); sum += loss; used += 1; }", T, sums, k:dim(step), top)
+  k:close()
+  k:line("at += %s; row += %s;", k:dim(v[1].step), k:dim(v[2].step))
+  k:close()
+end
+
+local function describe(k, group)
+  local id = group.anchor
   local inputs = k.graph:inputs(id)
-  local shape, rows_shape = k.graph:shape(inputs[1]), k.graph:shape(inputs[2])
-  local dtype, classes = k.graph:dtype(id), shape[#shape]
-  local bytes, T = k:bytes(dtype), k:ctype(dtype)
-  local ignore = k.graph:attr(id, "ignore")
-  local rows = k:product(rows_shape)
-  local block = k:block(row_block(k, id), dtype)
-  local loss = k:temp(D:mul(rows, D:const(bytes)))
-  local counted = k:temp(rows) -- one byte a row: does it count
-  local lead = { unpack(x.strides, 1, #x.strides - 1) }
-  k:step { tiles = D:ceildiv(rows, ROWS), label = "rows" }
-  k:line("%s top[2];", T)
+  local shape = k.graph:shape(inputs[1])
+  local c = { x = group.args[id][1], target = group.args[id][2], rows = k.graph:shape(inputs[2]), classes = shape[#shape],
+    dtype = k.graph:dtype(id), ignore = k.graph:attr(id, "ignore") }
+  local unit = k.dims:value(c.x.strides[#shape]) == 1
+  c.block = k:block(row_block(unit), c.dtype, "cross entropy " .. tostring(unit))
+  c.log = k:block(log_block, c.dtype, "cross entropy log")
+  return c
+end
+
+local function emit(k, group)
+  local D, c = k.dims, describe(k, group)
+  local rows = k:product(c.rows)
+  local tiles = D:ceildiv(rows, ROWS)
+  local parts = k:temp(D:mul(tiles, D:const(16))) -- sum and count of a tile
+  local lead = { unpack(c.x.strides, 1, #c.x.strides - 1) }
+  k:step { tiles = tiles, label = "rows" }
+  local top, sums = k:buffer(c.dtype, ROWS), k:buffer(c.dtype, ROWS)
   k:tiles(function(t)
     local first, count = k:range(t, ROWS, rows)
+    k:line("double sum = 0, used = 0;")
     k:walk {
-      extents = rows_shape, start = first, n = count, piece = 1,
+      extents = c.rows, start = first, n = count, piece = ROWS,
       operands = {
-        { at = k:read(target), offset = target.offset, strides = target.strides, bytes = k:bytes(target.dtype) },
-        { at = k:read(x), offset = x.offset, strides = lead, bytes = bytes },
+        { at = k:read(c.target), offset = c.target.offset, strides = c.target.strides, bytes = k:bytes(c.target.dtype) },
+        { at = k:read(c.x), offset = c.x.offset, strides = lead, bytes = k:bytes(c.dtype) },
       },
-      body = function(v)
-        local step = k:dim(x.strides[#x.strides])
-        k:line("long c = *%s;", k:raw(v[1].ptr, target.dtype))
-        k:line("%s[%s] = c != %dL;", k:raw(k:ptr(counted), "bool"), v.pos, ignore)
-        k:line("%s[%s] = 0;", k:raw(k:ptr(loss), dtype), v.pos)
-        k:open("if (c != %dL && (c < 0 || c >= %s))", ignore, k:dim(classes))
-        k:line("%s", k:fault(target))
-        k:close()
-        k:open("else if (c != %dL)", ignore)
-        k:call(block, { k:dim(classes), v[2].ptr, ("%s * %dL"):format(step, bytes), "top" })
-        k:line("%s[%s] = top[1] - (%s[c * %s] - top[0]);", k:raw(k:ptr(loss), dtype), v.pos, k:raw(v[2].ptr, dtype), step)
-        k:close()
-      end,
+      body = function(v) run(k, c, v, top, sums) end,
     }
+    k:line("double *part = %s + %s * 2;", k:raw(k:ptr(parts), "f64"), t)
+    k:line("part[0] = sum; part[1] = used;")
   end)
   k:step { tiles = D:const(1), label = "mean" }
   k:line("double sum = 0, used = 0;")
-  k:open("for (long i = 0; i < %s; i++)", k:dim(rows))
-  k:line("if (%s[i]) { sum += %s[i]; used += 1; }", k:raw(k:ptr(counted), "bool"), k:raw(k:ptr(loss), dtype))
-  k:close()
-  k:line("%s mean = sum / used;", T)
-  if k.stored then k:line("*%s = mean;", k:raw(k:write(id), dtype)) end
+  k:line("const double *part = %s;", k:raw(k:ptr(parts), "f64"))
+  k:line("for (long i = 0; i < %s; i++) { sum += part[i * 2]; used += part[i * 2 + 1]; }", k:dim(tiles))
+  k:line("%s mean = sum / used;", k:ctype(c.dtype))
+  if k.stored then k:line("*%s = mean;", k:raw(k:write(group.anchor), c.dtype)) end
   k:epilogue { start = "0", n = "1", from = not k.stored and "(char *)&mean" or nil }
 end
 

@@ -20,9 +20,10 @@ function M.finish(k, o)
   local id = k.group.anchor
   if #k.group.epilogue == 0 and k.stored and o.target == id then return end
   local bytes, plane, width = k:bytes(k.graph:dtype(id)), k:dim(o.plane), k:dim(o.width)
-  local runs, length, planes, i, j, first = k:name("runs"), k:name("length"), k:name("planes"), k:name("i"), k:name("j"), k:name("first")
-  k:line("long %s = %s == %s ? 1 : %s, %s = %s == 1 ? %s * %s : %s, %s = %s;", runs, o.columns, width, o.lines, length, runs, o.lines,
-    o.columns, o.columns, planes, o.planes)
+  local runs, length, planes = k:name("runs"), k:name("length"), k:name("planes")
+  local i, j, first = k:name("i"), k:name("j"), k:name("first")
+  k:line("long %s = %s == %s ? 1 : %s, %s = %s;", runs, o.columns, width, o.lines, planes, o.planes)
+  k:line("long %s = %s == 1 ? %s * %s : %s;", length, runs, o.lines, o.columns, o.columns)
   if o.target then k:line("if (%s == %s) { %s *= %s; %s = 1; }", length, plane, length, planes, planes) end
   k:open("for (long %s = 0; %s < %s; %s++)", j, j, planes, j)
   k:open("for (long %s = 0; %s < %s; %s++)", i, i, runs, i)

@@ -53,6 +53,9 @@ end
 
 local function number(b, g) return b:cvt_f(b:splatg(g)) end
 
+-- C: the byte stride of x along an axis.
+local function stride_of(k, p, axis) return ("%s * %dL"):format(k:dim(p.xs[axis]), k:bytes(p.dtype)) end
+
 -- ---- whole planes ----
 
 -- Constants of floor(a / d) = a * factor >> shift for 0 <= a <= d * LONGEST.
@@ -103,19 +106,20 @@ local function emit_planes(k, p, target)
   local plane = D:const(rows * outputs)
   k:step { tiles = D:mul(p.samples, parts) }
   k:tiles(function(t)
-    k:line("long sample = %s / %s, first = %s %% %s * %dL, planes = %s - first;", t, k:dim(parts), t, k:dim(parts), PLANES, k:dim(p.channels))
+    k:line("long sample = %s / %s, first = %s %% %s * %dL;", t, k:dim(parts), t, k:dim(parts), PLANES)
+    k:line("long planes = %s - first;", k:dim(p.channels))
     k:line("if (planes > %dL) planes = %dL;", PLANES, PLANES)
     k:line("char *x = %s;", k:at(p.x, { "sample", "first" }))
     k:line("long start = (sample * %s + first) * %dL;", k:dim(p.channels), rows * outputs)
     k:open("for (long i = 0; i < %dL; i++)", rows)
     k:line("long h0 = i * %s / %dL, h1 = ((i + 1) * %s + %dL) / %dL;", k:dim(p.size[1]), rows, k:dim(p.size[1]), rows - 1, rows)
-    k:call(block, { "planes", "h1 - h0", k:dim(p.size[2]), ("x + h0 * %s * %dL"):format(k:dim(p.xs[3]), bytes),
-      ("%s * %dL"):format(k:dim(p.xs[3]), bytes), ("%s * %dL"):format(k:dim(p.xs[4]), bytes), ("%s * %dL"):format(k:dim(p.xs[2]), bytes),
-      ("%s + (start + i * %dL) * %dL"):format(k:write(target), outputs, bytes), ("%dL"):format(rows * outputs * bytes) })
+    k:call(block, { "planes", "h1 - h0", k:dim(p.size[2]), ("x + h0 * %s"):format(stride_of(k, p, 3)), stride_of(k, p, 3),
+      stride_of(k, p, 4), stride_of(k, p, 2), ("%s + (start + i * %dL) * %dL"):format(k:write(target), outputs, bytes),
+      ("%dL"):format(rows * outputs * bytes) })
     k:close()
     k:line("long lines = %dL, columns = %dL;", rows, outputs)
-    planes.finish(k, { target = target, start = "start", planes = "planes", lines = "lines", columns = "columns", width = p.out[2],
-      plane = plane })
+    planes.finish(k, { target = target, start = "start", planes = "planes", lines = "lines", columns = "columns",
+      width = p.out[2], plane = plane })
   end)
 end
 
@@ -151,7 +155,8 @@ local function emit_single(k, p)
   k:step { tiles = k:product { p.samples, p.channels, p.out[1], parts } }
   local raw = not k.stored and k:buffer(p.dtype, CHUNK)
   k:tiles(function(t)
-    k:line("long c0 = %s %% %s * %dL, rest = %s / %s, start = rest * %s + c0;", t, k:dim(parts), CHUNK, t, k:dim(parts), k:dim(p.out[2]))
+    k:line("long c0 = %s %% %s * %dL, rest = %s / %s;", t, k:dim(parts), CHUNK, t, k:dim(parts))
+    k:line("long start = rest * %s + c0;", k:dim(p.out[2]))
     k:line("long oh = rest %% %s; rest /= %s;", k:dim(p.out[1]), k:dim(p.out[1]))
     k:line("long n = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(p.out[2]), CHUNK, k:dim(p.out[2]), CHUNK)
     k:line("char *to = %s;", raw and ("(char *)%s"):format(raw) or ("%s + start * %dL"):format(k:write(id), bytes))
@@ -162,7 +167,7 @@ local function emit_single(k, p)
     bounds(k, p, 2, "ow")
     local divisor = p.adaptive and "(h1 - h0) * (w1 - w0)" or ("%dL"):format(p.tap and p.tap[1] * p.tap[2] or 1)
     k:call(block, { "h1 - h0", "w1 - w0", ("plane + (h0 * %s + w0 * %s) * %dL"):format(k:dim(p.xs[3]), k:dim(p.xs[4]), bytes),
-      ("%s * %dL"):format(k:dim(p.xs[3]), bytes), ("%s * %dL"):format(k:dim(p.xs[4]), bytes), ("to + j * %dL"):format(bytes), divisor })
+      stride_of(k, p, 3), stride_of(k, p, 4), ("to + j * %dL"):format(bytes), divisor })
     k:close()
     k:epilogue { start = "start", n = "n", from = raw and ("(char *)%s"):format(raw) or nil }
   end)

@@ -8,7 +8,7 @@
 -- win = { dtype; xs, size, out = strides and dims; tap, stride, pad, dilation = pairs; planes = number or dim of them per
 --   sample; samples = dim; outside = value of the padding; address = fn(sample, plane) -> C expression of x's plane;
 --   op = { start(b, w) -> accumulator, tap(b, acc, x, weight) -> acc, finish(b, acc) -> result }
---   weights = fn(plane) -> { C words: address of the taps in order, step to the next plane's, address of the bias, step } or nil }
+--   weights = nil or fn(plane) -> C words: address of the taps in order, step to the next plane's, address of the bias, step }
 
 local patch = require "kernels.window_patch"
 local planes = require "kernels.planes"
@@ -203,7 +203,8 @@ end
 -- C: one pass, planes p .. p + m_planes - 1 and lines at .. at + m_lines - 1.
 local function pass(k, win, s)
   local bytes, step = k:bytes(win.dtype), win.stride[1]
-  k:line("long begin = ((sample * %s + plane + p) * %s + at) * %s + column;", k:dim(win.planes), k:dim(win.out[1]), k:dim(win.out[2]))
+  k:line("long begin = ((sample * %s + plane + p) * %s + at) * %s + column;", k:dim(win.planes), k:dim(win.out[1]),
+    k:dim(win.out[2]))
   patch.fill(k, win, s.blocks, win.address("sample", "plane + p"))
   local out_line, out_plane = ("%s * %dL"):format(k:dim(win.out[2]), bytes), ("%s * %dL"):format(k:dim(s.plane), bytes)
   if not s.target then out_line, out_plane = ("columns * %dL"):format(bytes), ("m_lines * columns * %dL"):format(bytes) end

@@ -43,7 +43,8 @@ function M.sizes(k, win)
     return
   end
   k:line("long pitch = columns + %dL, span = pitch * %dL;", overhang(win), win.parts)
-  k:line("long all = ((lines - 1) * %dL + %dL) * span, some_planes = %dL / all, some_lines = lines;", win.stride[1], win.high, win.capacity)
+  k:line("long all = ((lines - 1) * %dL + %dL) * span, some_lines = lines;", win.stride[1], win.high)
+  k:line("long some_planes = %dL / all;", win.capacity)
   k:line("if (some_planes > planes) some_planes = planes;")
   k:open("if (some_planes < 1)")
   k:line("some_planes = 1; some_lines = (%dL / span - %dL) / %dL + 1;", win.capacity, win.high, win.stride[1])
@@ -62,6 +63,8 @@ local function walk(k, win, column, to)
     ("(rows - (high - low)) * span * %dL"):format(bytes),
   }
 end
+
+local function column_step(k, win, stride) return ("%s * %dL"):format(k:dim(win.xs[4]), stride * k:bytes(win.dtype)) end
 
 local function call(k, block, first, words)
   for _, word in ipairs(words) do first[#first + 1] = word end
@@ -83,7 +86,7 @@ function FILL.rows(k, win, blocks)
   k:call(blocks.fill, { "m_planes * rows * span", win.buffer })
   k:close()
   k:open("if (right > left && high > low)")
-  call(k, blocks.row, { "right - left", ("%s * %dL"):format(k:dim(win.xs[4]), k:bytes(win.dtype)) }, walk(k, win, "before + left", "left"))
+  call(k, blocks.row, { "right - left", column_step(k, win, 1) }, walk(k, win, "before + left", "left"))
   k:close()
 end
 
@@ -96,8 +99,9 @@ function FILL.pairs(k, win, blocks)
   k:close()
   k:open("if (right > left && high > low)")
   local function place(at) return ("(%s %% 2 * pitch + %s / 2) * %dL"):format(at, at, bytes) end
-  call(k, blocks.pair, { "right - left", "(right - left + 1) / 2", "(right - left) / 2", place "left", place "(left + 1)" },
-    walk(k, win, "before + left", "0L"))
+  k:line("long wanted = right - left;")
+  call(k, blocks.pair, copy.pair_words(k, k:lanes(win.dtype), "wanted", "(wanted + 1) / 2", "wanted / 2", place "left",
+    place "(left + 1)"), walk(k, win, "before + left", "0L"))
   k:close()
 end
 
@@ -107,7 +111,7 @@ function FILL.columns(k, win, blocks)
   k:line("long shift = before + kw * %dL;", win.dilation[2])
   local left, right = copy.valid(k, win.stride[2], "shift", k:dim(win.size[2]), "columns")
   k:open("if (%s > %s && high > low)", right, left)
-  call(k, blocks.row, { ("%s - %s"):format(right, left), ("%s * %dL"):format(k:dim(win.xs[4]), win.stride[2] * k:bytes(win.dtype)) },
+  call(k, blocks.row, { ("%s - %s"):format(right, left), column_step(k, win, win.stride[2]) },
     walk(k, win, ("shift + %s * %dL"):format(left, win.stride[2]), ("kw * pitch + %s"):format(left)))
   k:close()
   k:close()
@@ -118,9 +122,9 @@ function M.blocks(k, win)
   local pairs_way = win.way == "pairs"
   win.buffer = k:buffer(win.dtype, win.capacity + 64) -- vectors at the end of a line reach past it
   return {
-    fill = k:block(copy.fill_block(win.outside), win.dtype),
-    row = not pairs_way and k:block(copy.row_block(win.way == "rows" and k.dims:value(win.xs[4]) == 1), win.dtype),
-    pair = pairs_way and k:block(copy.pair_block { even = true, odd = true }, win.dtype),
+    fill = copy.fill(k, win.outside, win.dtype),
+    row = not pairs_way and copy.rows(k, win.way == "rows" and k.dims:value(win.xs[4]) == 1, win.dtype),
+    pair = pairs_way and copy.pairs(k, { even = true, odd = true }, win.dtype),
   }
 end
 
@@ -135,8 +139,8 @@ function M.fill(k, win, blocks, x)
     k:line("long plane_step = %s * %dL;", k:dim(win.xs[2]), bytes)
     return
   end
-  k:line("long rows = (m_lines - 1) * %dL + %dL, clear = 0, low = above < 0 ? -above : 0, high = %s - above;", win.stride[1], win.high,
-    k:dim(win.size[1]))
+  k:line("long rows = (m_lines - 1) * %dL + %dL, clear = 0;", win.stride[1], win.high)
+  k:line("long low = above < 0 ? -above : 0, high = %s - above;", k:dim(win.size[1]))
   k:line("if (high > rows) high = rows;")
   FILL[win.way](k, win, blocks)
   k:line("char *patch = (char *)%s;", win.buffer)

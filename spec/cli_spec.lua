@@ -18,6 +18,8 @@ local function json(arguments, before)
   local _, out = esper(arguments .. " --json", before)
   return cjson.decode(out)
 end
+-- Esper measured beside libtorch: that is oneDNN, whose pages the watch (support/watch.c) lets pass.
+local function beside(arguments) return esper(arguments, "export ESPER_WATCH=peer;") end
 local function fails(code, fragment, arguments, before)
   local got, _, err = esper(arguments, before)
   says(code, fragment, got, err)
@@ -46,7 +48,10 @@ describe("command #process", function()
         ["dump a/b --stage q"] = "there are graph", ["store lss"] = "did you mean ls", ["store show"] = "KEY", ["validate"] = "--all",
         ["validate --shapes 0 a/b"] = "whole numbers", ["run a/b --seed -1"] = "whole number", ["run a/b --input x"] = "name=FILE",
         ["help softmx"] = "did you mean softmax", ["compile a/b c/d"] = "usage", ["demo --shapes x"] = "whole number",
-        ["compile a/b --passes /nonexistent"] = "cannot read" } do
+        ["compile a/b --passes /nonexistent"] = "cannot read", ["bench"] = "--all", ["bench a/b --all"] = "--all", ["bench a/b --vs jax"] = "torch or none",
+        ["bench --all --group x"] = "suite, kernels", ["bench --all --set a=1"] = "one blueprint", ["bench a/b --size t=0"] = "at least 1",
+        ["bench a/b --rounds 0"] = "at least 1", ["profile"] = "usage", ["profile a/b --threads x"] = "whole number",
+        ["profile a/b --input x=randn:1 --size t=1"] = "--size" } do
       fails(2, fragment, arguments)
     end
   end)
@@ -237,6 +242,59 @@ describe("command #process", function()
     version:close()
     local code, out = esper("--version", "export ESPER_LUA_DIR='" .. tree .. "';")
     assert.truthy(code == 0 and out == "esper edited\n", out)
+  end)
+
+  it("measures beside libtorch, as a table, as JSON and as a chart", function()
+    local svg = files.path "bars.svg"
+    local code, out, err = beside("bench " .. SMALL .. " --size batch=2 --size tokens=3 --threads 1 --quick --json --svg " .. svg)
+    if code == 1 and err:find "libesper_torch" then return pending "libtorch is absent" end
+    assert.equal(0, code, err)
+    local report = cjson.decode(out)
+    local row = report.cases[1]
+    for _, field in ipairs { "name", "threads", "esper", "torch", "ratio", "ratio_low", "ratio_high", "share", "bound", "gflops", "gbs", "flops",
+        "bytes", "workspace", "naive_workspace", "compile_ms", "difference" } do
+      assert.truthy(row[field] ~= nil, field)
+    end
+    assert.truthy(row.ratio > 0 and row.difference < 1e-4 and row.esper.median > 0 and row.esper.runs > 0)
+    assert.equal(2 * 2 * 3 * 16 * 32 * 2, row.flops - 2 * 3 * (32 + 16)) -- two contractions, then gelu and the sum
+    assert.truthy(report.peaks[1].fma.f32 > 0 and #report.summary == 1 and report.machine.isa)
+    assert.truthy(files.read(svg):find "</svg>")
+    code, out, err = beside("bench " .. SMALL .. " --vs none --threads 1 --quick")
+    assert.truthy(code == 0 and out:find "transformer/mlp" and out:find "of peak", err)
+  end)
+
+  it("profiles every kernel of a plan", function()
+    local svg = files.path "roof.svg"
+    local code, out, err = esper("profile " .. SMALL .. " --input x=randn:2x3x16 --runs 3 --json --svg " .. svg)
+    assert.equal(0, code, err)
+    local p = cjson.decode(out)
+    assert.same({ batch = 2, tokens = 3 }, p.sizes)
+    assert.truthy(p.total_us > 0 and p.runs == 3 and p.peaks.levels[1].read > 0 and p.counters:find "vailable")
+    local flops = 0
+    for _, k in ipairs(p.kernels) do
+      flops = flops + k.flops
+      assert.truthy(k.kind and k.nodes and k.us >= 0 and #k.steps >= 1 and k.bound and k.share >= 0)
+      assert.truthy(k.cycles == nil or p.counters == "available")
+    end
+    assert.equal(p.flops, flops)
+    for _, field in ipairs { "passes", "passes_node_by_node", "copies", "workspace", "naive_workspace", "weights" } do
+      assert.truthy(p.memory[field] ~= nil, field)
+    end
+    assert.truthy(p.memory.passes <= p.memory.passes_node_by_node and p.memory.weights == 4 * (2 * 16 * 32 + 32 + 16))
+    assert.truthy(files.read(svg):find "</svg>")
+    code, out, err = esper("profile " .. SMALL .. " --size batch=2 --size tokens=3 --runs 3")
+    assert.truthy(code == 0 and out:find "memory passes" and out:find "linear", err)
+    fails(1, "axes", "profile " .. SMALL .. " --input x=randn:2x16")
+    fails(1, "'rows'", "profile " .. SMALL .. " --size rows=2")
+  end)
+
+  it("keeps how fast a kernel was beside its certificate", function()
+    local code, out, err = beside("validate " .. SMALL .. " --mode eval --shapes 3 --performance --json")
+    assert.truthy(code == 0 or err:find "performance: ", err) -- how fast it is today is not this spec's business
+    local e = cjson.decode(out)[1].certificate.performance
+    assert.truthy(e.share > 0 and e.bound and e.esper_us > 0 and e.gate == 1.5 and e.size.batch)
+    assert.truthy(e.ratio == nil or e.torch and e.ratio_low <= e.ratio_high)
+    assert.equal(code == 0, e.passed)
   end)
 
   it("shows the machine", function()

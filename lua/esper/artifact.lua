@@ -219,17 +219,19 @@ function M.save_tuning(store, r, text)
   return anchors and true -- kept alive during the put, as `text` is
 end
 
--- Workspace of a plan as text: the sum over slots of the largest size each must hold.
-local function workspace(plan)
+-- Bytes of a plan's slots as text: the sum over slots of the largest size each must hold. The workspace, or what is kept.
+local function slots_text(plan, kept)
   local own, D = C.es_plan_dims(plan), dims.new() -- the plan's own table takes no new handles
   local order, sizes = {}, {}
   for i = 0, C.es_plan_size_count(plan) - 1 do
     local s = C.es_plan_size_get(plan, i)
-    if not sizes[s.slot] then
-      sizes[s.slot] = {}
-      order[#order + 1] = s.slot
+    if C.es_plan_slot_kept(plan, s.slot) == kept then
+      if not sizes[s.slot] then
+        sizes[s.slot] = {}
+        order[#order + 1] = s.slot
+      end
+      table.insert(sizes[s.slot], C.es_dim_copy(D.ptr, own, s.bytes))
     end
-    table.insert(sizes[s.slot], C.es_dim_copy(D.ptr, own, s.bytes))
   end
   local total, parts = D:const(0), {}
   for _, slot in ipairs(order) do
@@ -249,7 +251,7 @@ end
 function M.describe(r)
   local D = dims.wrap(C.es_dims_retain(C.es_plan_dims(r.plan)))
   r.flops, r.bytes = D:text(C.es_plan_flops(r.plan)), D:text(C.es_plan_bytes(r.plan))
-  r.workspace, r.kernels = workspace(r.plan), C.es_plan_step_count(r.plan)
+  r.workspace, r.kept, r.kernels = slots_text(r.plan, false), slots_text(r.plan, true), C.es_plan_step_count(r.plan)
 end
 
 return M

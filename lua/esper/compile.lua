@@ -15,11 +15,12 @@
 --   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
 --           graph=                 the graph before the passes; of a stored kernel, read from its record when asked for
 --           name= mode= dtype= isa= hyper= key= status="SUCCESS"|"CACHED"
---           flops= bytes= workspace=   text over the dims     kernels=   number of steps
+--           flops= bytes= workspace= kept=   text over the dims; kept: while parameters are frozen     kernels=   number of steps
 --           unit= object=          C text and object code, likewise      certificate_text=   what the store held, or nil
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
 --               sharing, per group its steps
+--   compile.again(result, choices)  a fresh result once more, recipes with other choices (tuning.lua); has no key
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -27,6 +28,7 @@
 local artifact = require "esper.artifact"
 local blueprint = require "esper.blueprint"
 local emit = require "esper.emit"
+local facts = require "esper.facts"
 local group = require "esper.group"
 local native = require "esper.native"
 local passes = require "esper.passes"
@@ -95,9 +97,9 @@ local function listed(unit, listing, labels, blocks)
 end
 
 -- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
-local function recipes(groups, isa, listing, choices)
-  local unit, code, blocks, present = emit.unit(groups.facts.graph, isa), {}, {}, nil
-  unit.tuning = choices
+local function recipes(groups, r, listing)
+  local unit, code, blocks, present = emit.unit(groups.facts.graph, r.isa), {}, {}, nil
+  unit.fixed, unit.tuning = groups.fixed, r.tuning and tuning.decode(r.tuning)
   if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
   local writer = reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
@@ -144,6 +146,7 @@ local function build_groups(r, opts)
   graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
   r.groups = need(group.build(graph))
   need(group.verify(r.groups))
+  r.groups.fixed = r.mode == "eval" and facts.fixed(r.groups.facts) or {}
 end
 
 -- Text of the choices to compile with, nil for the defaults.
@@ -160,15 +163,25 @@ local function take(r, stored)
   return true
 end
 
-local function compile_fresh(r, opts, lap)
+-- From the groups to the kernel.
+local function generate(r, opts, lap)
   local unit, code
-  build_groups(r, opts)                                                                   lap "passes"
-  unit, code, r.blocks = recipes(r.groups, r.isa, opts.listing, r.tuning and tuning.decode(r.tuning))
+  unit, code, r.blocks = recipes(r.groups, r, opts.listing)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.object = object_of(r.unit)                                                            lap "object"
   local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
   r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
+end
+
+-- The same graph and groups with other choices.
+local function again(r, choices)
+  local first = r.source
+  for _, name in ipairs { "name", "mode", "dtype", "isa", "hyper", "graph", "groups", "passes" } do r[name] = first[name] end
+  local text = tuning.encode(choices)
+  r.tuning = #text > 0 and text or nil
+  generate(r, {}, stopwatch(r))
+  return r
 end
 
 local function compile(r, opts)
@@ -185,7 +198,10 @@ local function compile(r, opts)
   r.key = need(artifact.key(r))                                                           lap "key"
   stored = store and artifact.load(store, r)
   stored = stored and take(r, stored)                                                     lap "store"
-  if not stored then compile_fresh(r, opts, lap) end
+  if not stored then
+    build_groups(r, opts)                                                                 lap "passes"
+    generate(r, opts, lap)
+  end
   artifact.describe(r)
   if store and stored then
     artifact.note(store, r)                                                               lap "note"
@@ -224,6 +240,7 @@ local function guarded(pipeline, source, opts)
 end
 
 function M.compile(source, opts) return guarded(compile, source, opts) end
+function M.again(result, choices) return guarded(again, result, choices) end
 function M.key(source, opts) return guarded(keyed, source, opts) end
 function M.early(source, opts) return guarded(early, source, opts) end
 function M.save(result, store, certificate) return artifact.save(store, result, certificate) end

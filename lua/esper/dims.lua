@@ -19,7 +19,8 @@ local int_a, int_b = new("int64_t[1]"), new("int64_t[1]")
 --- Takes over one count of an es_dims *.
 function M.wrap(pointer)
   if pointer == nil then return nil, "out of memory", "ENOMEM" end
-  return setmetatable({ ptr = native.gc(pointer, C.es_dims_release), consts = {}, values = {}, texts = {} }, Dims)
+  return setmetatable({ ptr = native.gc(pointer, C.es_dims_release), consts = {}, values = {}, texts = {}, sums = {},
+    products = {} }, Dims)
 end
 
 --- A new, empty table of dimensions.
@@ -35,9 +36,23 @@ function Dims:const(n)
 end
 
 function Dims:symbol(name) return C.es_dim_symbol(self.ptr, name) end
-function Dims:add(a, b) return C.es_dim_add(self.ptr, a, b) end
+
+local HANDLES = 2 ^ 26 -- more than a table has: a * HANDLES + b tells a pair of handles from every other
+
+-- Pairs come again and again, and a look into a table costs a tenth of a call; failures are not kept.
+local function kept(field, compute)
+  return function(self, a, b)
+    local known, pair = self[field], a * HANDLES + b
+    local d = known[pair]
+    if d then return d end
+    d = compute(self.ptr, a, b)
+    if d >= 0 then known[pair] = d end
+    return d
+  end
+end
+
+Dims.add, Dims.mul = kept("sums", C.es_dim_add), kept("products", C.es_dim_mul)
 function Dims:sub(a, b) return C.es_dim_sub(self.ptr, a, b) end
-function Dims:mul(a, b) return C.es_dim_mul(self.ptr, a, b) end
 function Dims:floordiv(a, n) return C.es_dim_floordiv(self.ptr, a, n) end
 function Dims:ceildiv(a, n) return C.es_dim_ceildiv(self.ptr, a, n) end
 function Dims:ge(a, b) return C.es_dim_proved_ge(self.ptr, a, b) end

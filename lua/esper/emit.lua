@@ -12,11 +12,14 @@
 --       steps  { { fn=, label=, tiles=dim, operands={ {value=id, write=bool} | {temp=index}, ... },
 --                  dims={dim, ...}, streams={stream, ...} }, ... }
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
---   unit:text() -> C text      unit.tuning, unit.present: tuned choices (tuning.lua), signature of the group being written
+--   unit.fixed = { [node] = true }   made of parameters alone (facts.fixed)
+--   unit.tuning, unit.present   tuned choices (tuning.lua), signature of the group being written
+--   unit:text() -> C text
 
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"
 
+local find, sub = string.find, string.sub
 local M = {}
 
 local PLACEHOLDER = "es_this" -- stands for a function's own name until that is known
@@ -28,7 +31,8 @@ local Unit = {}
 Unit.__index = Unit
 
 function M.unit(graph, isa)
-  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, choices = {} }, Unit)
+  return setmetatable({ graph = graph, isa = isa, blocks = {}, fns = {}, helpers = {}, known = {}, keyed = {}, atoms = {},
+    choices = {}, fixed = {} }, Unit)
 end
 
 -- Keeps `text`, which defines es_NAME with the name written as PLACEHOLDER, once in `list`; gives
@@ -47,10 +51,17 @@ end
 -- PLACEHOLDER.
 function Unit:helper(text) return share(self, self.helpers, "h", text).name end
 
+--- A vector block; one with the instructions of an earlier one is that one, and is not lowered again.
 function Unit:block(build, dtype)
   local b = vec.block(self.isa, dtype)
   build(b)
-  return share(self, self.blocks, "v", b:lower(PLACEHOLDER)).name
+  local key = b:digest()
+  local name = self.keyed[key]
+  if not name then
+    name = ("es_v%d"):format(#self.blocks + 1)
+    self.blocks[#self.blocks + 1], self.keyed[key] = b:lower(name), name
+  end
+  return name
 end
 
 --- One of the candidates: the tuned one of the group that is being written, else the first. unit.choices keeps what there was to
@@ -99,14 +110,27 @@ function Unit:group(group)
   return k.steps, k.temps
 end
 
+-- Appends text with PLACEHOLDER replaced; gsub would match it byte by byte.
+local function named(out, text, name)
+  local at = 1
+  while true do
+    local from, to = find(text, PLACEHOLDER, at, true)
+    if not from then break end
+    out[#out + 1] = sub(text, at, from - 1)
+    out[#out + 1] = name
+    at = to + 1
+  end
+  out[#out + 1] = sub(text, at)
+end
+
 function Unit:text()
   local out = { PRELUDE }
   local function add(entry)
     for _, label in ipairs(entry.labels) do out[#out + 1] = "/* " .. label .. " */\n" end
-    out[#out + 1] = entry.text:gsub(PLACEHOLDER, entry.name)
+    named(out, entry.text, entry.name)
   end
   for _, entry in ipairs(self.helpers) do add(entry) end
-  for _, entry in ipairs(self.blocks) do add(entry) end
+  for _, text in ipairs(self.blocks) do out[#out + 1] = text end
   for _, entry in ipairs(self.fns) do add(entry) end
   return table.concat(out)
 end

@@ -84,7 +84,8 @@ local function as_block(k, o)
   if not plan.simple or #plan.stages == 0 then return false end
   local operands, stores = {}, spec.stores
   for i, source in ipairs(plan.sources) do
-    operands[i] = { raw = source == raw, dtype = source.dtype, strides = source.strides, offset = source.offset }
+    operands[i] = { raw = source == raw, dtype = source.dtype, strides = source.strides,
+      offset = source.offset }
     if source ~= raw then operands[i].at, operands[i].bytes = k:read(source), k:bytes(source.dtype) end
   end
   local own = k:contiguous(k.group.space)

@@ -5,13 +5,16 @@
 --
 -- What a recipe sees:
 --   k.graph  k.dims (D)  k.isa  k.group   k:lanes(dtype)   k:bytes(dtype)   k.unit
---   k:step{ tiles=dim, label=text }   starts a function (const args *a, long lo, long hi); ends the one before.
+--   k:step{ tiles=dim, label=text, when= }   starts a function (const args *a, long lo, long hi); ends the one before.
+--        when: "always", or for work on parameters that a kernel may keep while they are frozen "prepare", "pack", "frozen", "fluid"
+--        (es_when in run/plan.h); k:constant(arg) says that an operand is a
+--        parameter, or made of parameters alone, in a kernel for inference
 --        The recipe loops over its tiles: k:tiles(fn(t)) writes `for (long t = lo; t < hi; t++)`.
 --   k:range(t, size, count) -> start, n   C names: tile t, `size` (number) of `count` (dim) elements
 --   k:line(fmt, ...)  k:open(fmt, ...)  k:close(tail)   C text, indented; formatted when there are arguments
 --   k:name(prefix)    a fresh C name in this function        k:atom(expr)   parenthesised where needed
 -- Operands. All are expressions of type `char *`; a base, without offset:
---   k:read(arg)  k:write(id)  k:temp(bytes_dim) -> handle, k:ptr(handle)
+--   k:read(arg)  k:write(id)  k:temp(bytes_dim, kept) -> handle, k:ptr(handle); kept: memory that stays from run to run
 --   k:at(arg, { index, ... })  address of one element: base + bytes * (offset + sum index * stride);
 --        an index is a C expression (long) or a number; missing ones are 0
 --   k:choice(name, candidates) -> one of them: a size or variant the autotuner may set for this group; the first
@@ -95,9 +98,14 @@ function Writer:name(prefix)
   return prefix .. "_" .. n
 end
 
---- An expression that may stand beside any operator.
+--- An expression that may stand beside any operator. The same few are asked for again and again.
 function Writer:atom(expr)
-  return expr:find "^[%w_]+$" and expr or "(" .. expr .. ")"
+  local atom = self.unit.atoms[expr]
+  if not atom then
+    atom = expr:find "^[%w_]+$" and expr or "(" .. expr .. ")"
+    self.unit.atoms[expr] = atom
+  end
+  return atom
 end
 
 --- Starts a function; what is written until the next step (or the recipe's end) is its body.
@@ -107,7 +115,7 @@ function Writer:step(options)
   self.head, self.seen, self.stack = {}, {}, 0
   self.current = {
     label = self.label .. (options.label and " (" .. options.label .. ")" or ""),
-    tiles = options.tiles, operands = {}, dims = {}, streams = {},
+    tiles = options.tiles, when = options.when or "always", operands = {}, dims = {}, streams = {},
   }
 end
 
@@ -161,12 +169,14 @@ function Writer:read(arg)
   return operand(self, "r" .. arg.base, { value = arg.base, write = false })
 end
 
+function Writer:constant(arg) return self.unit.fixed[arg.base] == true end
+
 function Writer:write(id)
   return operand(self, "w" .. id, { value = id, write = true })
 end
 
-function Writer:temp(bytes)
-  self.temps[#self.temps + 1] = { bytes = bytes }
+function Writer:temp(bytes, kept)
+  self.temps[#self.temps + 1] = { bytes = bytes, kept = kept or nil }
   return #self.temps
 end
 

@@ -59,6 +59,22 @@ local function mark(f)
   end
 end
 
+local random = { dropout = true, noise = true }
+
+--- { [id] = true } for parameters, buffers and what is computed from them and constants alone, of constant extents: in a kernel
+-- for inference it changes only when they do.
+function M.fixed(f)
+  local fixed = {}
+  for id = 0, f.n - 1 do
+    local op, ins = f.op[id], f.ins[id]
+    local same = op == "param" or op == "buffer" or op == "const" or (#ins > 0 and not random[op])
+    for i = 1, #ins do same = same and fixed[ins[i]] end
+    for _, d in ipairs(f.shape[id]) do same = same and f.D:value(d) ~= nil end
+    fixed[id] = same or nil
+  end
+  return fixed
+end
+
 function M.read(graph)
   local f = setmetatable({ graph = graph, D = graph:dims(), n = graph:count(), roots = graph:roots(),
     op = {}, ins = {}, shape = {}, dtype = {}, key = {}, live = {}, numels = {}, row_major = {} }, facts)

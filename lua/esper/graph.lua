@@ -2,7 +2,7 @@
 --
 -- Nodes and dimensions are plain numbers (node ids count from 0). A graph only grows; passes build new ones.
 --   graph.new(name, dims?)   graph.wrap(pointer, dims?) takes ownership   graph.parse(text)   graph.dims() new Dims
---   g:count() g:node(id) (cdata, valid until the next add) g:op(id) g:inputs(id) g:shape(id) g:rank(id) g:dtype(id)
+--   g:count() g:node(id) (cdata, lives as long as the graph) g:op(id) g:inputs(id) g:shape(id) g:rank(id) g:dtype(id)
 --   g:attr(id, name)   number; array for lists (2 p D) and sets of axes (m); dtype name (t)
 --   g:attrs(id)        all attributes by name, fit for g:add
 --   g:label(id) g:line(id) g:roots() g:users() g:text(labels) g:hash() g:canonical() g:check() g:name()
@@ -27,7 +27,7 @@ Graph.__index = Graph
 
 --- Takes ownership of an es_graph *. D: the Dims object when the caller knows it already.
 function M.wrap(pointer, D)
-  local g = setmetatable({ ptr = native.gc(pointer, C.es_graph_free) }, Graph)
+  local g = setmetatable({ ptr = native.gc(pointer, C.es_graph_free), nodes = {} }, Graph)
   g.D = D or dims.wrap(C.es_dims_retain(C.es_graph_dims(pointer)))
   return g
 end
@@ -47,7 +47,7 @@ end
 --- Gives up ownership: the pointer, which the caller must free or wrap.
 function Graph:release()
   local pointer = native.gc(self.ptr, nil)
-  self.ptr = nil
+  self.ptr, self.nodes = nil, nil
   return pointer
 end
 
@@ -56,8 +56,12 @@ function Graph:name() return cstring(C.es_graph_name(self.ptr)) end
 function Graph:count() return C.es_graph_count(self.ptr) end
 
 function Graph:node(id)
-  local node = C.es_graph_node(self.ptr, id)
-  if node == nil then error("no node " .. tostring(id), 2) end
+  local node = self.nodes[id]
+  if not node then
+    node = C.es_graph_node(self.ptr, id)
+    if node == nil then error("no node " .. tostring(id), 2) end
+    self.nodes[id] = node
+  end
   return node
 end
 
@@ -106,7 +110,7 @@ function Graph:users()
   local users, count = {}, self:count()
   for id = 0, count - 1 do users[id] = {} end
   for id = 0, count - 1 do
-    local node = C.es_graph_node(self.ptr, id)
+    local node = self:node(id)
     for k = 0, node.nin - 1 do
       local list = users[node["in"][k]]
       list[#list + 1] = id
@@ -150,7 +154,7 @@ end
 
 local function fill_attrs(self, node, info, spec)
   local given = spec.attrs or {}
-  local rank = node.nin > 0 and C.es_graph_node(self.ptr, node["in"][0]).rank or 0
+  local rank = node.nin > 0 and self:node(node["in"][0]).rank or 0
   for _, a in ipairs(info.attrs) do
     local v = given[a.name]
     if v ~= nil then

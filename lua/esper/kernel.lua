@@ -3,6 +3,8 @@
 --   k.name k.key k.status ("SUCCESS" | "CACHED") k.isa k.mode k.dtype k.hyper k.certificate
 --   k:signature() -> { inputs=, outputs=, params=, buffers= }, each an array of { name, dtype, shape, init?, count? }
 --   k:params(seed) -> params; params[name] is a tensor; params:save(dir); kernel.load_params(k, dir)
+--       params:freeze() -> params      promises that the tensors stay as they are from here on: kernels then keep what they make
+--       of weights (as C's esper_params_freeze); params:thaw() ends it, and comes before any change; so does a training run
 --   k:certify(options) -> certificate    proves it now (esper.certify)
 --   k:run({ x = tensor }, { params=, seed=, step=, threads=false, unproved=true }) -> { y = tensor } | nil, message, status
 --       a kernel without a passing certificate runs only when told `unproved`
@@ -102,6 +104,17 @@ function Kernel:params(seed)
     end
   end
   return out
+end
+
+function Params:freeze()
+  local own = getmetatable(self)
+  own.frozen = own.frozen or C.es_frozen_token()
+  return self
+end
+
+function Params:thaw()
+  getmetatable(self).frozen = nil
+  return self
 end
 
 --- One NAME.npy per parameter and buffer; the directory is made when missing.
@@ -215,7 +228,9 @@ function Kernel:run(given, options)
   end
   local run = native.new("es_run")
   run.symbols, run.data, run.seed, run.step = symbols, data, options.seed or 0, options.step or 0
+  run.frozen = (getmetatable(params) or {}).frozen or 0
   if options.threads ~= false then run.pool = self.pool end
+  if self.mode == "train" and run.frozen ~= 0 then params:thaw() end -- it updates buffers
   if C.es_kernel_run(self.kernel, run, fresh()) ~= 0 then return failure() end
   return out, params
 end

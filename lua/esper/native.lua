@@ -5,7 +5,7 @@
 --   native.C.es_graph_add(...)           every row of src/bind/native.def
 --   native.op.linear == 20, native.opname[20] == "linear", native.opinfo.linear = { name, class, doc, min, max,
 --       rule, attrs = { { name, type, slot, default }, ... } in order, attr = the same by name }
---   native.dtype.f32, dtypename[0], dtypebytes.f32; init / initname; role / rolename; status / statusname;
+--   native.dtype.f32, dtypename[0], dtypebytes.f32; init / initname; role / rolename; when; status / statusname;
 --   native.root.output, rootname[0]      names are those of the .def files
 --   native.failure()                     nil, message, status name: what the last call left in native.err
 --   native.text(fn, ...)                 Lua string written by a C function whose last argument is es_text *
@@ -17,7 +17,10 @@ local host = require "esper_native"
 if not pcall(ffi.typeof, "es_native") then ffi.cdef(host.cdef) end
 
 local M = {}
-local C = ffi.cast("const es_native *", host.table)
+
+-- A Lua table: asking the struct makes a search through its fields and a new object, at every call.
+local C, functions = {}, ffi.cast("const es_native *", host.table)
+for name in string.gmatch(string.match(host.cdef, "struct es_native (%b{})"), "%(%*([%w_]+)%)") do C[name] = functions[name] end
 
 M.C = C
 M.source = host.source -- path in the tree ("blueprints/cnn/norm.lua") -> text or nil
@@ -86,6 +89,7 @@ local function enum(prefix)
 end
 
 M.role, M.rolename = enum "ES_ROLE_"
+M.when = enum "ES_WHEN_"
 M.root, M.rootname = enum "ES_ROOT_"
 M.section, M.sectionname = enum "ES_SECTION_"
 M.sample = enum "ES_SAMPLE_"
@@ -105,6 +109,7 @@ for name, value in string.gmatch(host.cdef, "%f[%w_]ESPER_(%u+)%s*=%s*(%d+)") do
 end
 
 M.rank_max, M.inputs_max = tonumber(ffi.C.ES_RANK_MAX), tonumber(ffi.C.ES_IN_MAX)
+M.attribute_bytes = tonumber(ffi.C.ES_ATTRIBUTE_BYTES)
 M.nodes_max, M.source_name_max = tonumber(ffi.C.ES_NODES_MAX), tonumber(ffi.C.ES_SOURCE_NAME_MAX)
 
 -- ---- ops ----

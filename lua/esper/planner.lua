@@ -42,7 +42,6 @@ function Planner:value(spec)
   local value = new_value()
   value.role, value.dtype = native.role[spec.role], native.dtype[spec.dtype]
   value.slot, value.buffer = spec.slot or -1, spec.buffer or -1
-  value.init, value.f0, value.f1 = spec.init or 0, spec.f0 or 0, spec.f1 or 0
   fill_shape(value, spec.shape)
   local name = spec.name or "" -- anchored while C copies it
   value.name = name
@@ -51,23 +50,19 @@ end
 
 -- The leaves of the graph before the passes are the signature, in its order, whether or not a pass left them a reader.
 function Planner:signature(source)
-  local f, final, into, from = self.f, {}, self.f.D.ptr, source:dims().ptr
+  local f, of, label = self.f, ints(source:count() + 1), {}
+  if C.es_plan_leaves(self.plan, source.ptr, of, native.fresh()) ~= 0 then
+    local _, message, status = native.failure()
+    fail(message, status)
+  end
   for id = 0, f.n - 1 do
-    if given[f.op[id]] then final[f.graph:label(id)] = id end
+    if given[f.op[id]] then label[f.graph:label(id)] = id end
   end
-  local leaves = { input = {}, param = {}, buffer = {} }
   for id = 0, source:count() - 1 do
-    local list = leaves[source:op(id)]
-    if list then list[#list + 1] = id end
-  end
-  for _, role in ipairs { "input", "param", "buffer" } do
-    for _, id in ipairs(leaves[role]) do
-      local spec = role == "input" and {} or source:attrs(id)
-      spec.role, spec.name, spec.dtype, spec.shape = role, source:label(id), source:dtype(id), source:shape(id)
-      for k, d in ipairs(spec.shape) do spec.shape[k] = C.es_dim_copy(into, from, d) end
-      local index = self:value(spec)
-      if final[spec.name] then self.index[final[spec.name]] = index end
-      self.named[spec.name] = index
+    if of[id] >= 0 then
+      local name = source:label(id)
+      self.named[name] = of[id]
+      if label[name] then self.index[label[name]] = of[id] end
     end
   end
 end
@@ -81,7 +76,7 @@ function Planner:lives(code)
   for n, group in ipairs(groups) do
     for _, id in ipairs(group.outputs) do
       if not self.output[id] then
-        local life = { node = id, first = n, last = self.update[id] and #groups or n,
+        local life = { node = id, first = n, last = self.update[id] and #groups or n, kept = self.fixed[n],
           bytes = D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]])) }
         list[#list + 1], of[id] = life, life
       end
@@ -93,7 +88,7 @@ function Planner:lives(code)
       end
     end
     for i, temp in ipairs(code[n].temps) do
-      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes }
+      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept or self.fixed[n] }
     end
   end
   return list
@@ -115,7 +110,8 @@ local function overlaps(slot, life)
   return false
 end
 
--- Largest first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest.
+-- What is kept gets a slot of its own. The rest: largest first, each into the free slot it fits best: the same size, else
+-- the smallest that is larger, else the largest.
 function Planner:share(list)
   local size, slots = typical(self.f.D), {}
   for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
@@ -125,7 +121,7 @@ function Planner:share(list)
   end)
   for _, life in ipairs(list) do
     local best, waste
-    for _, slot in ipairs(slots) do
+    for _, slot in ipairs(life.kept and {} or slots) do
       if not overlaps(slot, life) then
         local w = slot.bytes == life.bytes and -1 or slot.size - life.size
         if not best or w < waste then best, waste = slot, w end
@@ -133,7 +129,7 @@ function Planner:share(list)
     end
     if not best then
       best = { index = check(C.es_plan_slot(self.plan)), busy = {}, size = life.size, bytes = life.bytes, given = {} }
-      slots[#slots + 1] = best
+      if life.kept then C.es_plan_slot_keep(self.plan, best.index) else slots[#slots + 1] = best end
     end
     for n = life.first, life.last do best.busy[n] = true end
     life.slot = best.index
@@ -183,6 +179,7 @@ function Planner:step(n, step)
   local row = new_step()
   local o, d, s = array(ints, operands), array(dims, step.dims), array(words, step.streams)
   row.fn, row.label, row.tiles = step.fn, step.label, step.tiles
+  row.when = native.when[self.fixed[n] and step.when == "always" and "prepare" or step.when]
   row.operand_count, row.dim_count, row.stream_count = #operands, #step.dims, #step.streams
   row.operands, row.dims, row.streams = o, d, s
   check(C.es_plan_step(self.plan, row, native.fresh()))
@@ -196,6 +193,17 @@ function Planner:roots()
   end
 end
 
+-- Groups that compute with parameters alone and store no output of the kernel: their results are kept while those are frozen.
+function Planner:find_fixed()
+  local fixed = self.groups.fixed or {}
+  for n, group in ipairs(self.groups.groups) do
+    local all = true
+    for id in pairs(group.args) do all = all and fixed[id] end
+    for _, id in ipairs(group.outputs) do all = all and not self.output[id] and not self.update[id] end
+    self.fixed[n] = all or nil
+  end
+end
+
 local function build(p, options)
   local f = p.f
   p:roots()
@@ -206,9 +214,10 @@ local function build(p, options)
         dtype = f.dtype[root.node], shape = f.shape[root.node] }
     end
   end
+  p:find_fixed()
   local list = p:lives(options.code)
   local naive = f.D:const(0)
-  for _, life in ipairs(list) do naive = f.D:add(naive, life.bytes) end
+  for _, life in ipairs(list) do naive = life.kept and naive or f.D:add(naive, life.bytes) end
   local slots = p:share(list)
   p:place(list)
   for n, code in ipairs(options.code) do
@@ -227,7 +236,7 @@ function M.build(options)
   local plan = C.es_plan_new(groups.facts.D.ptr)
   if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
-    index = {}, named = {}, temps = {}, output = {}, update = {} }, Planner)
+    index = {}, named = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
   local ok, result = pcall(build, p, options)
   if ok then return result end
   if type(result) == "table" then return nil, result.message, result.status end

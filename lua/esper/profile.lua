@@ -1,7 +1,7 @@
 --- `esper profile`: what every kernel of a plan takes, moves and reaches of the machine's measured best.
 -- Over the benchmark's Esper side (bench/sides.lua) and peaks (bench/peak.lua); the run time notes the clock per step.
 --
---   profile.run(case, { threads = n, given = fn(kernel) -> tensors or nil, runs = }) -> report | nil, message
+--   profile.run(case, { threads = n, given = fn(kernel) -> tensors or nil, runs =, store = }) -> report | nil, message
 --   profile.text(report) -> text      profile.points(report) -> for roofline.lua
 --   report = { name =, mode =, dtype =, isa =, threads =, sizes = {}, peaks =, runs =, total_us =, compile_ms =,
 --     kernels = { { kind =, nodes = text, steps = { { label =, us =, tiles = }, ... }, us =, time_share =, flops =, read =,
@@ -155,7 +155,7 @@ function M.run(case, options)
   local counters, available = counters_open() -- before the pool: its threads are counted too
   local pool, threads = bench.pool(options.threads)
   if not pool then return nil, threads end
-  local side, why = sides.esper(case, { pool = pool, given = options.given, compiles = 1 })
+  local side, why = sides.esper(case, { pool = pool, given = options.given, compiles = 1, store = options.store })
   if not side then return nil, why end
   local runs, problem = options.runs, nil
   if not runs then runs, problem = runs_for(side) end
@@ -211,7 +211,8 @@ local function rows_of(report)
     end
     rows[#rows + 1] = row
     for _, step in ipairs(#k.steps > 1 and k.steps or {}) do
-      rows[#rows + 1] = { "", "", "  step " .. (step.label ~= "" and step.label or step.fn), report_text.time(step.us) }
+      local name = step.label ~= "" and step.label or step.fn
+      if step.us > 0 then rows[#rows + 1] = { "", "", "  step " .. name, report_text.time(step.us) } end -- 0: no tiles here
     end
   end
   return rows

@@ -22,7 +22,7 @@ local function nodes_of(group)
 end
 
 -- Text of everything about the group but its names; the ids in the order they are met; streams in node order.
-local function signature(f, group)
+local function signature(f, group, fixed)
   local parts, ids, number, streams = { group.kind, group.anchor and #group.prologue + 1 or 0 }, {}, {}, {}
   local function put(x) parts[#parts + 1] = x end
   local function name(id)
@@ -38,7 +38,7 @@ local function signature(f, group)
     local stream = native.opinfo[f.op[id]].attr.stream
     if stream then streams[#streams + 1] = tonumber(node.i[stream.slot]) end
     put(f.op[id]) put(f.dtype[id]) put(f.key[id])
-    look.attributes(node, parts, stream and stream.slot)
+    put(look.attributes(node, stream and stream.slot))
     for i, input in ipairs(f.ins[id]) do
       put("in") put(f.dtype[input]) put(f.key[input])
       local arg = group.args[id][i]
@@ -47,7 +47,8 @@ local function signature(f, group)
       elseif arg and arg.const then
         put(("const %.17g"):format(arg.const))
       elseif arg then
-        put("base") put(name(arg.base)) put(f.op[arg.base]) put(arg.offset) put(table.concat(arg.strides, ","))
+        put("base") put(name(arg.base)) put(fixed[arg.base] and "fixed" or f.op[arg.base])
+        put(arg.offset) put(table.concat(arg.strides, ","))
       end
     end
   end
@@ -72,7 +73,7 @@ local function credit(unit, fn, label)
 end
 
 local function renamed(unit, step, ids, streams)
-  local out = { fn = step.fn, tiles = step.tiles, dims = step.dims, operands = {}, streams = {} }
+  local out = { fn = step.fn, tiles = step.tiles, when = step.when, dims = step.dims, operands = {}, streams = {} }
   out.label = step.label:gsub("%%(%d+)", function(id) return "%" .. (ids[tonumber(id)] or id) end)
   for i, operand in ipairs(step.operands) do
     out.operands[i] = operand.temp and operand or { value = ids[operand.value], write = operand.write }
@@ -84,7 +85,7 @@ end
 
 --- Steps and temporaries of a group, as unit:group gives them.
 function Reuse:group(group)
-  local key, ids, streams = signature(self.f, group)
+  local key, ids, streams = signature(self.f, group, self.unit.fixed)
   local first = self.known[key]
   local to, stream_to
   if first then to, stream_to = mapped(first.ids, ids), mapped(first.streams, streams) end

@@ -78,8 +78,9 @@ local function evaluate(graph, symbols, data, seed, step)
   return oracle
 end
 
--- One execution prepared: es_run with a pointer per plan value, and the tensors that take the results by root name.
-local function execution(compiled, values, data, seed, step)
+-- One execution prepared: es_run with a pointer per plan value, and the tensors that take the results by root name. frozen:
+-- a token of es_frozen_token, nil when the parameters may change.
+local function execution(compiled, values, data, seed, step, frozen)
   local plan, results = compiled.plan, {}
   local count = C.es_plan_value_count(plan)
   local pointers = native.new("void *[?]", count + 1)
@@ -100,7 +101,7 @@ local function execution(compiled, values, data, seed, step)
     end
   end
   local run = native.new("es_run")
-  run.symbols, run.data, run.seed, run.step = symbols, pointers, seed, step
+  run.symbols, run.data, run.seed, run.step, run.frozen = symbols, pointers, seed, step, frozen or 0
   return run, results, { symbols, pointers, data }
 end
 M.execution = execution
@@ -202,11 +203,12 @@ local function new_sum()
 end
 M.new_sum = new_sum
 
--- The same run in this process, with every number of threads asked for: the bits must be those of `results`.
-local function repeated(compiled, values, results, data, step, options)
+-- The same run in this process, with every number of threads asked for: the bits must be those of `results`. Under a token
+-- the first makes what is kept and the later ones use it.
+local function repeated(compiled, values, results, data, step, options, frozen)
   for n = 1, math.max(1, #options.pools) do
     local own = copies(compiled.graph, data)
-    local run, again, keep = execution(compiled, values, own, options.seed, step)
+    local run, again, keep = execution(compiled, values, own, options.seed, step, frozen)
     run.pool = options.pools[n]
     if C.es_kernel_run(compiled.kernel, run, fresh()) ~= 0 then return select(2, failure()), keep end
     take_updates(again, own)
@@ -225,14 +227,15 @@ local function one(compiled, c, index, options)
   local oracle, why = evaluate(graph, symbol_array(graph:dims(), values), data, seed, step)
   if not oracle then return place .. "oracle: " .. why end
   local own = copies(graph, data)
-  local run, results, keep = execution(compiled, values, own, seed, step)
+  local frozen = index % 4 > 1 and C.es_frozen_token() or nil -- with either alignment, and without
+  local run, results, keep = execution(compiled, values, own, seed, step, frozen)
   why = guarded(compiled, run, index % 2 == 1, c.memory)
   if why then c.memory.passed = false return place .. why end
   take_updates(results, own)
   c.functional.shapes = c.functional.shapes + 1
   why = judge(graph, oracle, results, c.functional, "kernel")
   if why then c.functional.passed = false return place .. why end
-  why = repeated(compiled, values, results, data, step, options)
+  why = repeated(compiled, values, results, data, step, options, frozen)
   if why then c.functional.passed = false return place .. why end
   if c.torch then
     local peer, problem = torch_run(graph, values, data, seed, step)

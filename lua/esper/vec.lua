@@ -74,32 +74,90 @@ end
 
 -- ---- one method per row of vec.def ----
 
-local emit = C.es_vec_emit
+local emit, emit3, emitk = C.es_vec_emit, C.es_vec_emit3, C.es_vec_emitk
+local ANY = TYPE.none -- lets the builder take the element type from row or operands
 
--- One instruction. `key` names the block's field with its element type; nil lets the builder take it from row or operands.
-local function put(b, op, key, x, y, z, u, v, k, n)
+local function refuse(b) error(native.string(C.es_vec_failure(b.handle)), 3) end -- 3: whoever called the method
+
+local function whole(k)
   local kind = type(k)
   if kind ~= "number" and kind ~= "cdata" or k % 1 ~= 0 then
-    error(("vec: constant is %s; want a whole number"):format(tostring(k)), 2)
+    error(("vec: constant is %s; want a whole number"):format(tostring(k)), 3)
   end
-  local r = emit(b.handle, op, key and b[key] or TYPE.none, x or -1, y or -1, z or -1, u or -1, v or -1, k, n or 0)
-  if r < 0 then error(native.string(C.es_vec_failure(b.handle)), 2) end -- 2: put is always tail-called by a method
-  return r
 end
 
--- The argument lists there are, by the place of the constant in the row (0: none). `k0` stands in for one left out.
-local SHAPE = {
-  [0] = function(op, key) return function(b, x, y, z) return put(b, op, key, x, y, z, nil, nil, 0) end end,
-  function(op, key) return function(b, k) return put(b, op, key, nil, nil, nil, nil, nil, k) end end,
-  function(op, key, k0) return function(b, x, k, z) return put(b, op, key, x, nil, z, nil, nil, k or k0) end end,
-  function(op, key, k0) return function(b, x, y, k, u) return put(b, op, key, x, y, nil, u, nil, k or k0) end end,
-  function(op, key, k0) return function(b, x, y, z, k, v) return put(b, op, key, x, y, z, nil, v, k or k0) end end,
-}
+-- The argument lists there are, by the place of the constant in the row (0: none): functions of the op's number, the
+-- block's field with its element type (nil: ANY), what stands in for a constant left out, and how many operands there are.
+-- The bodies are alike but for their calls: a call from Lua costs by its arguments, so most instructions take a short one.
+local SHAPE = {}
+
+SHAPE[0] = function(op, key)
+  return function(b, x, y, z)
+    local r = emit3(b.handle, op, key and b[key] or ANY, x or -1, y or -1, z or -1)
+    if r < 0 then refuse(b) end
+    return r
+  end
+end
+
+SHAPE[1] = function(op, key)
+  return function(b, k)
+    whole(k)
+    local r = emitk(b.handle, op, key and b[key] or ANY, -1, -1, k)
+    if r < 0 then refuse(b) end
+    return r
+  end
+end
+
+SHAPE[2] = function(op, key, k0, count)
+  return function(b, x, k, z)
+    k = k or k0
+    whole(k)
+    local r
+    if count == 2 then r = emitk(b.handle, op, key and b[key] or ANY, x or -1, -1, k)
+    else r = emit(b.handle, op, key and b[key] or ANY, x or -1, -1, z or -1, -1, -1, k, 0) end
+    if r < 0 then refuse(b) end
+    return r
+  end
+end
+
+SHAPE[3] = function(op, key, k0, count)
+  return function(b, x, y, k, u)
+    k = k or k0
+    whole(k)
+    local r
+    if count == 3 then r = emitk(b.handle, op, key and b[key] or ANY, x or -1, y or -1, k)
+    else r = emit(b.handle, op, key and b[key] or ANY, x or -1, y or -1, -1, u or -1, -1, k, 0) end
+    if r < 0 then refuse(b) end
+    return r
+  end
+end
+
+SHAPE[4] = function(op, key, k0)
+  return function(b, x, y, z, k, v)
+    k = k or k0
+    whole(k)
+    local r = emit(b.handle, op, key and b[key] or ANY, x or -1, y or -1, z or -1, -1, v or -1, k, 0)
+    if r < 0 then refuse(b) end
+    return r
+  end
+end
 
 local function number_method(op, key)
   return function(b, n)
     if type(n) ~= "number" then error(("vec: splat of %s; want a number"):format(tostring(n)), 2) end
-    return put(b, op, key, nil, nil, nil, nil, nil, 0, n)
+    local r = emit(b.handle, op, key and b[key] or ANY, -1, -1, -1, -1, -1, 0, n)
+    if r < 0 then refuse(b) end
+    return r
+  end
+end
+
+-- loadx, bcastx: an address with an index register times a scale.
+local function indexed_method(op)
+  return function(b, x, y, scale, k)
+    whole(k or 0)
+    local r = emit(b.handle, op, b.code, x or -1, y or -1, -1, -1, -1, k or 0, scale or 1)
+    if r < 0 then refuse(b) end
+    return r
   end
 end
 
@@ -124,11 +182,12 @@ end
 
 local function define(op, row)
   local name, operands, types = native.string(row.name), native.string(row.operands), native.string(row.types)
-  local make = operands == "n" and number_method or SHAPE[operands:find("k", 1, true) or 0]
+  local make = operands == "n" and number_method or operands == "ggkn" and indexed_method
+    or SHAPE[operands:find("k", 1, true) or 0]
   local both = types == "b"
   local memory = name:find "^load" or name:find "^store" or name == "bcast" or name == "prefetch"
-  Block[name] = make(op, both and not operands:find("v", 1, true) and "code" or nil, memory and 0)
-  if both then Block["i" .. name] = make(op, "icode", memory and 0) end
+  Block[name] = make(op, both and not operands:find("v", 1, true) and "code" or nil, memory and 0, #operands)
+  if both then Block["i" .. name] = make(op, "icode", memory and 0, #operands) end
 end
 
 local op = 0
@@ -140,15 +199,6 @@ for name, place in pairs { load = 3, loads = 4, store = 4, stores = 5 } do
   for _, class in ipairs { "", "i" } do
     Block[class .. name] = masked(Block[class .. name], Block[class .. name .. "m"], place)
   end
-end
-for _, name in ipairs { "loadx", "bcastx" } do
-  local row = C.es_vec_row_of(0)
-  local number = 0
-  while native.string(row.name) ~= name do
-    number = number + 1
-    row = C.es_vec_row_of(number)
-  end
-  Block[name] = function(b, x, y, scale, k) return put(b, number, "code", x, y, nil, nil, nil, k or 0, scale or 1) end
 end
 Block.arg, Block.const, Block.isplat = Block.g_arg, Block.g_const, Block.splati
 
@@ -267,6 +317,14 @@ end
 -- ---- out ----
 
 local scratch = native.gc(native.new "es_text", C.es_text_clear)
+
+local digest = native.new "es_hash"
+
+--- 32 bytes that are equal for blocks with equal instructions.
+function Block:digest()
+  C.es_vec_digest(self.handle, digest)
+  return native.string(digest.bytes, 32)
+end
 
 --- C text that defines the block as a static function `name`.
 function Block:lower(name)

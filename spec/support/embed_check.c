@@ -107,6 +107,7 @@ static void wrong_uses(esper_context *context) {
   check("count without kernel", esper_kernel_count(NULL, ESPER_INPUT) == 0, "not 0");
   check("params without kernel", esper_params_new(context, NULL, 0, &params) == ESPER_EARG && !params, "not EARG and NULL");
   check("params_get without params", esper_params_get(NULL, "x", &view) == ESPER_EARG, "not EARG");
+  check("params_freeze without params", esper_params_freeze(NULL) == ESPER_EARG, "not EARG");
   check("run without kernel", esper_kernel_run(NULL, NULL, NULL, 0, NULL, 0, NULL, NULL, 0) == ESPER_EARG, "not EARG");
   esper_context_free(NULL);
   esper_kernel_release(NULL);
@@ -128,6 +129,7 @@ static void runs(esper_context *context) {
   char m[300] = "";
   check("run", esper_kernel_run(kernel, params, &plain, 1, &y, 1, NULL, m, sizeof m) == ESPER_OK, m);
   check("identity", y && memcmp(y->dl_tensor.data, data, sizeof data) == 0, "differs");
+  check("freeze", esper_params_freeze(params) == ESPER_OK, "not OK");
   check("run into its own output", esper_kernel_run(kernel, params, &turned, 1, &y, 1, NULL, m, sizeof m) == ESPER_OK, m);
   got = (float *)y->dl_tensor.data;
   int good = 1;

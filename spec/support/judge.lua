@@ -22,7 +22,8 @@ local function on_isa(isa, graph, seed, draws, oracle, sums, options)
   local made, why = compile.compile("spec/random", { build = build, mode = mode, passes = options.passes, isa = isa })
   if not made then return "compile: " .. tostring(type(why) == "table" and table.concat(why, "; ") or why) end
   local k = kernel.wrap(made)
-  local run, results, keep = validate.execution(k, draws.values, draws.data, seed, 3)
+  local frozen = seed % 4 > 1 and C.es_frozen_token() or nil
+  local run, results, keep = validate.execution(k, draws.values, draws.data, seed, 3, frozen)
   local result = native.new("es_guard_result")
   if C.es_guard_run(k.kernel, run, seed % 2 == 0, 30, result, native.fresh()) ~= 0 then
     return "guard: " .. native.string(native.err.text)

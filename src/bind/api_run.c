@@ -239,8 +239,10 @@ static esper_status run_frame(es_frame *f, es_params *params, const DLTensor *in
     status = es_frame_bind(f, f->data, options ? options->seed : 0, options ? options->step : 0,
                            err);
   if (status != ESPER_OK) return status;
+  f->frozen = params ? es_params_frozen(params) : 0;
   int32_t failed = es_frame_steps(f, f->kernel->pool);
   if (failed >= 0) return es_frame_fault(f, failed, f->fault, err);
+  if (es_plan_role_count(f->kernel->plan, ES_ROLE_update) > 0) es_params_thaw(params);
   es_frame_update(f);
   return ESPER_OK;
 }

@@ -20,6 +20,7 @@ struct esper_params {
   extents *shapes;
   int64_t *bytes;
   es_block *blocks;
+  uint64_t frozen; /* token while nobody may change the data, else 0 */
 };
 
 static const int32_t roles[] = { ES_ROLE_param, ES_ROLE_buffer };
@@ -94,7 +95,16 @@ void es_params_free(es_params *p) {
 
 const es_plan *es_params_plan(const es_params *p) { return p->plan; }
 
+void es_params_freeze(es_params *p) {
+  if (!p->frozen) p->frozen = es_frozen_token();
+}
+
+void es_params_thaw(es_params *p) { p->frozen = 0; }
+
+uint64_t es_params_frozen(const es_params *p) { return p->frozen; }
+
 void *es_params_data(es_params *p, int32_t value) {
+  p->frozen = 0;
   return is_kept(p->plan, value) ? p->blocks[value].start : NULL;
 }
 
@@ -162,6 +172,7 @@ esper_status es_params_load(es_params *p, const char *directory, es_error *err) 
   es_block *staged = es_alloc_array((size_t)p->count + 1, sizeof *staged);
   if (!staged) return es_fail(err, ESPER_ENOMEM, "params: no memory to load %s", directory);
   esper_status status = load_all(p, directory, staged, &path, err);
+  if (status == ESPER_OK) p->frozen = 0;
   for (int32_t i = 0; i < p->count && status == ESPER_OK; i++)
     if (is_kept(p->plan, i)) memcpy(p->blocks[i].start, staged[i].start, (size_t)p->bytes[i]);
   free_blocks(staged, p->count);
@@ -218,6 +229,12 @@ esper_status esper_params_save(esper_context *context, const esper_params *param
   return es_params_save(params, directory, error_of(context));
 }
 
+esper_status esper_params_freeze(esper_params *params) {
+  if (!params) return ESPER_EARG;
+  es_params_freeze(params);
+  return ESPER_OK;
+}
+
 esper_status esper_params_get(esper_params *params, const char *name, DLTensor *out) {
   if (!out) return ESPER_EARG;
   memset(out, 0, sizeof *out);
@@ -226,6 +243,7 @@ esper_status esper_params_get(esper_params *params, const char *name, DLTensor *
     int32_t value = es_plan_find(params->plan, roles[i], name);
     if (value < 0) continue;
     const es_value *v = es_plan_value_get(params->plan, value);
+    params->frozen = 0; /* who holds the view may write */
     *out = (DLTensor){ .data = params->blocks[value].start,
                        .device = { kDLCPU, 0 },
                        .ndim = v->rank,

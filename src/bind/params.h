@@ -12,8 +12,14 @@ esper_status es_params_new(es_plan *plan, uint64_t seed, es_params **out, es_err
 void es_params_free(es_params *params);          /* NULL is fine */
 const es_plan *es_params_plan(const es_params *params);
 
+/* From now on the data stays as it is; the token says so to es_run. Ended by es_params_data, es_params_load and runs that
+ * update buffers. */
+void es_params_freeze(es_params *params);
+void es_params_thaw(es_params *params);
+uint64_t es_params_frozen(const es_params *params); /* 0: not frozen */
+
 /* The tensor of a param or buffer by value index of the params' own plan; NULL for other values. Lives as long as the
- * params and never moves. */
+ * params and never moves. It may be written: the params are not frozen any more. */
 void *es_params_data(es_params *params, int32_t value);
 int64_t es_params_bytes(const es_params *params, int32_t value);
 /* The tensor for a param or buffer of another plan, found by role and name: ENAME, EDTYPE or ESHAPE when it has none

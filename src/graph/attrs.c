@@ -203,3 +203,17 @@ esper_status es_attrs_normalise(es_shaper *s) {
   *node = clean;
   return check_op(s);
 }
+
+void es_node_attributes(const es_node *node, int32_t skip, uint8_t out[ES_ATTRIBUTE_BYTES]) {
+  _Static_assert(sizeof node->i + sizeof node->f + sizeof node->d + sizeof node->nd == ES_ATTRIBUTE_BYTES,
+                 "every attribute has its bytes");
+  int64_t i[sizeof node->i / sizeof *node->i];
+  memcpy(i, node->i, sizeof i);
+  if (skip >= 0) i[skip] = 0;
+  memcpy(out, i, sizeof i);
+  memcpy(out + sizeof i, node->f, sizeof node->f);
+  uint8_t *dims = out + sizeof i + sizeof node->f;
+  memset(dims, 0, sizeof node->d); /* beyond nd there may be anything */
+  memcpy(dims, node->d, (size_t)node->nd * sizeof *node->d);
+  memcpy(dims + sizeof node->d, &node->nd, sizeof node->nd);
+}

@@ -4,17 +4,23 @@
 #include "base/memory.h"
 #include "graph/shape.h"
 
+enum { NODES_EACH = 64 };
+
 struct es_graph {
   es_dims *dims;
   es_arena *arena; /* names */
   char *name;
-  es_node *nodes;
-  int32_t count, room;
+  es_node **chunks; /* of NODES_EACH nodes, so that a node never moves */
+  int32_t count, chunk_count, room;
   es_root *roots;
   int32_t root_count, root_room;
   es_id *slots; /* interface names: open addressing, node + 1, 0 = empty, at most half full */
   int32_t slot_count, leaf_count;
 };
+
+static es_node *node_of(const es_graph *graph, es_id id) {
+  return &graph->chunks[id / NODES_EACH][id % NODES_EACH];
+}
 
 bool es_name_fits(const char *name) {
   size_t i = 0;
@@ -61,7 +67,8 @@ void es_graph_free(es_graph *graph) {
   if (!graph) return;
   es_dims_release(graph->dims);
   es_arena_free(graph->arena);
-  es_free(graph->nodes);
+  for (int32_t i = 0; i < graph->chunk_count; i++) es_free(graph->chunks[i]);
+  es_free(graph->chunks);
   es_free(graph->roots);
   es_free(graph->slots);
   es_free(graph);
@@ -73,7 +80,7 @@ int32_t es_graph_count(const es_graph *graph) { return graph->count; }
 int32_t es_graph_root_count(const es_graph *graph) { return graph->root_count; }
 
 const es_node *es_graph_node(const es_graph *graph, es_id id) {
-  return id >= 0 && id < graph->count ? &graph->nodes[id] : NULL;
+  return id >= 0 && id < graph->count ? node_of(graph, id) : NULL;
 }
 
 const es_root *es_graph_root_get(const es_graph *graph, int32_t index) {
@@ -96,7 +103,7 @@ static uint32_t hash_name(const char *name) {
 static int32_t name_slot(const es_graph *graph, const char *name) {
   uint32_t mask = (uint32_t)graph->slot_count - 1;
   uint32_t s = hash_name(name) & mask;
-  while (graph->slots[s] && strcmp(graph->nodes[graph->slots[s] - 1].name, name) != 0)
+  while (graph->slots[s] && strcmp(node_of(graph, graph->slots[s] - 1)->name, name) != 0)
     s = (s + 1) & mask;
   return (int32_t)s;
 }
@@ -109,7 +116,7 @@ static bool widen_names(es_graph *graph) {
   graph->slots = slots;
   graph->slot_count = old_count * 2;
   for (int32_t i = 0; i < old_count; i++)
-    if (old[i]) slots[name_slot(graph, graph->nodes[old[i] - 1].name)] = old[i];
+    if (old[i]) slots[name_slot(graph, node_of(graph, old[i] - 1)->name)] = old[i];
   es_free(old);
   return true;
 }
@@ -130,6 +137,16 @@ static bool reserve(void **array, int32_t *room, int32_t count, size_t size) {
   return true;
 }
 
+/* Room for node `count`. */
+static bool reserve_node(es_graph *graph) {
+  if (graph->count < graph->chunk_count * NODES_EACH) return true;
+  if (!reserve((void **)&graph->chunks, &graph->room, graph->chunk_count, sizeof *graph->chunks))
+    return false;
+  es_node *chunk = es_alloc_array(NODES_EACH, sizeof *chunk);
+  if (chunk) graph->chunks[graph->chunk_count++] = chunk;
+  return chunk != NULL;
+}
+
 static esper_status check_name(es_graph *graph, const es_node *node, es_error *err) {
   const char *op = es_op_get(node->op)->name;
   bool leaf = is_named_leaf(node->op);
@@ -145,7 +162,7 @@ static esper_status check_name(es_graph *graph, const es_node *node, es_error *e
         err, ESPER_ENAME,
         "%s: the name \"%s\" is already taken by %s %%%d; inputs, params and buffers need "
         "different names",
-        op, node->name, es_op_get(graph->nodes[taken].op)->name, (int)taken);
+        op, node->name, es_op_get(node_of(graph, taken)->op)->name, (int)taken);
   return ESPER_OK;
 }
 
@@ -161,12 +178,12 @@ es_id es_graph_add(es_graph *graph, const es_node *given, es_error *err) {
   bool leaf = is_named_leaf(node.op);
   if (node.name) node.name = es_arena_text(graph->arena, node.name);
   if ((given->name && given->name[0] && !node.name) ||
-      !reserve((void **)&graph->nodes, &graph->room, graph->count, sizeof node) ||
+      !reserve_node(graph) ||
       (leaf && (graph->leaf_count + 1) * 2 > graph->slot_count && !widen_names(graph))) {
     es_fail(err, ESPER_ENOMEM, "no memory for node %%%d", (int)graph->count);
     return -1;
   }
-  graph->nodes[graph->count] = node;
+  *node_of(graph, graph->count) = node;
   if (leaf) {
     graph->slots[name_slot(graph, node.name)] = graph->count + 1;
     graph->leaf_count++;
@@ -203,14 +220,15 @@ static bool same_type(const es_node *a, const es_node *b) {
 
 static esper_status check_update(const es_graph *graph, const char *name, es_id id, es_error *err) {
   es_id found = es_graph_find(graph, name);
-  if (found < 0 || graph->nodes[found].op != ES_OP_buffer)
+  if (found < 0 || node_of(graph, found)->op != ES_OP_buffer)
     return es_fail(err, ESPER_ENAME, "update \"%s\": the graph has no buffer of that name", name);
   es_shaper show = { .dims = graph->dims };
-  if (!same_type(&graph->nodes[found], &graph->nodes[id]))
+  const es_node *buffer = node_of(graph, found), *value = node_of(graph, id);
+  if (!same_type(buffer, value))
     return es_fail(
-        err, graph->nodes[found].dtype == graph->nodes[id].dtype ? ESPER_ESHAPE : ESPER_EDTYPE,
+        err, buffer->dtype == value->dtype ? ESPER_ESHAPE : ESPER_EDTYPE,
         "update \"%s\": the new value is %s, the buffer is %s; they must be alike", name,
-        es_show(&show, &graph->nodes[id]), es_show(&show, &graph->nodes[found]));
+        es_show(&show, value), es_show(&show, buffer));
   return ESPER_OK;
 }
 

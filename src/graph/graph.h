@@ -56,6 +56,11 @@ typedef struct es_node {
 } es_node;
 
 typedef enum es_root_kind { ES_ROOT_output, ES_ROOT_update } es_root_kind;
+/* The attributes of a node as bytes that are equal exactly when the attributes are, for nodes of one op over one dims table.
+ * skip: slot of an integer attribute that counts as 0, or -1. */
+enum { ES_ATTRIBUTE_BYTES = 8 * 8 + 2 * 8 + 8 * 4 + 4 };
+void es_node_attributes(const es_node *node, int32_t skip, uint8_t out[ES_ATTRIBUTE_BYTES]);
+
 typedef struct es_root {     /* what a graph is computed for */
   const char *name;          /* output name, or name of the buffer that takes the value after the step */
   es_id node;
@@ -110,7 +115,7 @@ es_id es_graph_copy_node(es_graph *graph, const es_graph *src, es_id id, const e
 esper_status es_graph_root(es_graph *graph, int32_t kind, const char *name, es_id node, es_error *err);
 
 int32_t es_graph_count(const es_graph *graph);
-const es_node *es_graph_node(const es_graph *graph, es_id id); /* valid until the next add */
+const es_node *es_graph_node(const es_graph *graph, es_id id); /* lives as long as the graph */
 es_id es_graph_find(const es_graph *graph, const char *name); /* the input, param or buffer of that name; -1 none */
 int32_t es_graph_root_count(const es_graph *graph);
 const es_root *es_graph_root_get(const es_graph *graph, int32_t index);

@@ -34,7 +34,7 @@ static void wire(es_frame *f) {
   int32_t p = 0, d = 0, key = 0;
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);
-    f->calls[i] = (es_call){ k->fn[i], 0, { f->p + p, f->d + d, f->key + key, &f->fault } };
+    f->calls[i] = (es_call){ k->fn[i], 0, s->when, 0, 0, { f->p + p, f->d + d, f->key + key, &f->fault } };
     p += s->operand_count;
     d += s->dim_count;
     key += 2 * s->stream_count;
@@ -75,6 +75,7 @@ es_frame *es_frame_new(const es_kernel *k) {
 void es_frame_free(es_frame *f) {
   if (!f) return;
   es_free(f->own.memory);
+  es_free(f->keep.memory);
   for (int32_t i = 0; i < f->kernel->input_count; i++) es_free(f->packed[i].memory);
   es_arena_free(f->arena);
 }
@@ -148,6 +149,10 @@ static esper_status size_value(es_frame *f, int32_t index, es_error *err) {
   return ESPER_OK;
 }
 
+static void forget_kept(es_frame *f) {
+  for (int32_t i = 0; i < f->kernel->step_count; i++) f->calls[i].token = 0;
+}
+
 static esper_status lay_slots(es_frame *f, es_error *err) {
   const es_kernel *k = f->kernel;
   memset(f->slot_bytes, 0, (size_t)k->slot_count * sizeof *f->slot_bytes);
@@ -160,15 +165,18 @@ static esper_status lay_slots(es_frame *f, es_error *err) {
     int32_t slot = k->slot_of[i];
     if (slot >= 0 && f->bytes[i] > f->slot_bytes[slot]) f->slot_bytes[slot] = f->bytes[i];
   }
-  int64_t at = 0;
+  int64_t ends[2] = { 0, 0 }; /* of the workspace, of what is kept */
   for (int32_t i = 0; i < k->slot_count; i++) {
-    if (f->slot_bytes[i] > ES_BYTES_MAX - ES_ALIGNMENT - at)
+    int64_t *at = &ends[es_plan_slot_kept(k->plan, i)];
+    if (f->slot_bytes[i] > ES_BYTES_MAX - ES_ALIGNMENT - *at)
       return es_fail(err, ESPER_ELIMIT,
                      "kernel: workspace exceeds 2^46 bytes; give smaller tensors");
-    f->slot_at[i] = at;
-    at += (f->slot_bytes[i] + ES_ALIGNMENT - 1) & -(int64_t)ES_ALIGNMENT;
+    f->slot_at[i] = *at;
+    *at += (f->slot_bytes[i] + ES_ALIGNMENT - 1) & -(int64_t)ES_ALIGNMENT;
   }
-  f->workspace = at;
+  f->workspace = ends[0];
+  if (f->kept != ends[1]) forget_kept(f); /* the slots have other places */
+  f->kept = ends[1];
   f->placed = NULL;
   return ESPER_OK;
 }
@@ -199,9 +207,23 @@ esper_status es_frame_prepare(es_frame *f, const int64_t *symbols, es_error *err
 
 /* --- place and bind ------------------------------------------------------------------------- */
 
+/* The kept slots; their memory stays, and moves only when it grows. */
+static esper_status place_kept(es_frame *f, es_error *err) {
+  const char *before = f->keep.start;
+  if (f->kept == 0) return ESPER_OK;
+  if (!es_block_reserve(&f->keep, f->kept))
+    return es_fail(err, ESPER_ENOMEM, "kernel: no memory for %lld bytes made of parameters",
+                   (long long)f->kept);
+  if (f->keep.start != before) forget_kept(f);
+  for (int32_t i = 0; i < f->kernel->slot_count; i++)
+    if (es_plan_slot_kept(f->kernel->plan, i)) f->slot[i] = f->keep.start + f->slot_at[i];
+  return ESPER_OK;
+}
+
 esper_status es_frame_place(es_frame *f, void *workspace, es_error *err) {
-  if (f->workspace == 0)
-    return ESPER_OK; /* no slots, or empty ones: their addresses are never used */
+  esper_status status = place_kept(f, err);
+  if (status != ESPER_OK || f->workspace == 0)
+    return status; /* no slots, or empty ones: their addresses are never used */
   if ((uintptr_t)workspace % ES_ALIGNMENT)
     return es_fail(err, ESPER_EARG, "workspace: its address is not a multiple of %d", ES_ALIGNMENT);
   if (!workspace) {
@@ -213,7 +235,7 @@ esper_status es_frame_place(es_frame *f, void *workspace, es_error *err) {
   if (f->placed == workspace) return ESPER_OK;
   f->placed = workspace;
   for (int32_t i = 0; i < f->kernel->slot_count; i++)
-    f->slot[i] = (char *)workspace + f->slot_at[i];
+    if (!es_plan_slot_kept(f->kernel->plan, i)) f->slot[i] = (char *)workspace + f->slot_at[i];
   return ESPER_OK;
 }
 
@@ -292,15 +314,29 @@ static void run_noted(es_profile *profile, int32_t step, es_call *call, es_pool 
   for (int32_t i = 0; i < ES_COUNTS; i++) after[i] -= before[i];
 }
 
+/* Has the step work to do in this run? */
+static bool due(const es_frame *f, const es_call *call) {
+  bool made = f->frozen && call->token == f->frozen && call->made == call->tiles;
+  switch (call->when) {
+    case ES_WHEN_prepare: return !made;
+    case ES_WHEN_pack: return f->frozen && !made;
+    case ES_WHEN_frozen: return f->frozen != 0;
+    case ES_WHEN_fluid: return f->frozen == 0;
+    default: return true;
+  }
+}
+
 int32_t es_frame_steps(es_frame *f, es_pool *pool) {
   f->fault = 0;
   for (int32_t i = 0; i < f->kernel->step_count; i++) {
     es_call *call = &f->calls[i];
-    if (call->tiles <= 0) continue;
+    if (call->tiles <= 0 || !due(f, call)) continue;
     if (f->at) *f->at = i;
     if (f->profile) run_noted(f->profile, i, call, pool);
     else es_pool_run(pool, call->tiles, run_tiles, call);
     if (f->fault) return i;
+    call->token = f->frozen;
+    call->made = call->tiles;
   }
   return -1;
 }

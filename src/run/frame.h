@@ -24,6 +24,9 @@ bool es_block_reserve(es_block *block, int64_t bytes); /* contents are lost when
 typedef struct es_call {   /* one step, ready to call */
   es_kernel_fn fn;
   int64_t tiles;
+  int32_t when;            /* es_when */
+  uint64_t token;          /* of the last run that did this step, and over how many tiles: for those that run once */
+  int64_t made;
   es_args args;
 } es_call;
 
@@ -36,9 +39,12 @@ typedef struct es_frame {
   int64_t *bytes;          /* per value */
   int64_t *slot_bytes, *slot_at; /* per slot; offsets in the workspace are multiples of 64 */
   int64_t workspace;       /* bytes */
+  int64_t kept;            /* bytes of the kept slots; their places are in `keep` */
   int64_t *d;
   es_call *calls;          /* per step */
   es_block own;            /* the frame's own workspace */
+  es_block keep;           /* the kept slots */
+  uint64_t frozen;         /* token of this run, 0 none */
   const char *placed;      /* workspace that `slot` points into, NULL = none yet */
   char **slot;             /* per slot: address */
   void **base;             /* per value: address */

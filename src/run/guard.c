@@ -144,6 +144,7 @@ static esper_status prepare(guard *g, const es_run *run, bool end, es_error *err
   for (int32_t i = 0; i < g->count && status == ESPER_OK; i++)
     status = fill(g, &g->regions[i], run, end, err);
   if (status == ESPER_OK) status = es_frame_bind(g->frame, g->data, run->seed, run->step, err);
+  g->frame->frozen = run->frozen;
   if (status != ESPER_OK) return status;
   int64_t head = whole_pages(sizeof(report));
   g->shared_bytes = (size_t)(head + STACK_BYTES);

@@ -98,6 +98,11 @@ void es_kernel_pool_set(es_kernel *kernel, es_pool *pool) {
   kernel->pool = pool;
 }
 
+uint64_t es_frozen_token(void) {
+  static atomic_uint_least64_t last;
+  return atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1;
+}
+
 esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, int64_t *bytes,
                                  es_error *err) {
   *bytes = 0;
@@ -115,6 +120,7 @@ static esper_status run_frame(es_frame *frame, const es_run *run, es_error *err)
   if (status == ESPER_OK) status = es_frame_bind(frame, run->data, run->seed, run->step, err);
   if (status != ESPER_OK) return status;
   frame->profile = run->profile;
+  frame->frozen = run->frozen;
   int32_t failed = es_frame_steps(frame, run->pool);
   frame->profile = NULL;
   if (failed >= 0) return es_frame_fault(frame, failed, frame->fault, err);

@@ -15,6 +15,8 @@ struct es_plan {
   es_value *values;
   es_step *steps;
   es_slot_size *sizes;
+  uint8_t *kept; /* per slot */
+  int32_t kept_room;
   int32_t value_count, value_room, step_count, step_room, size_count, size_room, slot_count;
   es_dim flops, bytes;
   int32_t *role[ROLES], role_count[ROLES];
@@ -52,6 +54,7 @@ void es_plan_release(es_plan *plan) {
   es_free(plan->values);
   es_free(plan->steps);
   es_free(plan->sizes);
+  es_free(plan->kept);
   es_arena_free(plan->arena);
   es_dims_release(plan->dims);
   es_free(plan);
@@ -80,8 +83,19 @@ static esper_status no_room(es_plan *plan, int32_t count, const char *what, es_e
 }
 
 int32_t es_plan_slot(es_plan *plan) {
-  if (plan->finished || plan->slot_count >= ES_PLAN_MAX) return -1;
+  if (plan->finished || !grow((void **)&plan->kept, plan->slot_count, &plan->kept_room, 1)) return -1;
+  plan->kept[plan->slot_count] = 0;
   return plan->slot_count++;
+}
+
+esper_status es_plan_slot_keep(es_plan *plan, int32_t slot) {
+  if (plan->finished || slot < 0 || slot >= plan->slot_count) return ESPER_EARG;
+  plan->kept[slot] = 1;
+  return ESPER_OK;
+}
+
+bool es_plan_slot_kept(const es_plan *plan, int32_t slot) {
+  return slot >= 0 && slot < plan->slot_count && plan->kept[slot];
 }
 
 esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes) {
@@ -115,6 +129,31 @@ int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err) {
   copy->name = name;
   for (int32_t axis = value->rank; axis < ES_RANK_MAX; axis++) copy->shape[axis] = ES_NO_DIM;
   return plan->value_count++;
+}
+
+static int32_t add_leaf(es_plan *plan, const es_graph *graph, const es_node *node, int32_t role, es_error *err) {
+  es_value value = { .role = role, .dtype = node->dtype, .rank = node->rank, .slot = -1, .buffer = -1, .name = node->name };
+  for (int32_t axis = 0; axis < node->rank; axis++)
+    value.shape[axis] = es_dim_copy(plan->dims, es_graph_dims(graph), node->shape[axis]);
+  if (role != ES_ROLE_input) {
+    value.init = (int32_t)node->i[0];
+    value.f0 = node->f[0];
+    value.f1 = node->f[1];
+  }
+  return es_plan_value(plan, &value, err);
+}
+
+esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, int32_t *of, es_error *err) {
+  static const struct { int32_t op, role; } kinds[] = {
+    { ES_OP_input, ES_ROLE_input }, { ES_OP_param, ES_ROLE_param }, { ES_OP_buffer, ES_ROLE_buffer } };
+  for (es_id id = 0; id < es_graph_count(graph); id++) of[id] = -1;
+  for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
+    for (es_id id = 0; id < es_graph_count(graph); id++) {
+      const es_node *node = es_graph_node(graph, id);
+      if (node->op != kinds[k].op) continue;
+      if ((of[id] = add_leaf(plan, graph, node, kinds[k].role, err)) < 0) return err ? err->status : ESPER_ENOMEM;
+    }
+  return ESPER_OK;
 }
 
 /* A copy of `count` 4-byte items; a plan's counts are at most ES_PLAN_MAX. NULL = no memory. */
@@ -208,6 +247,8 @@ static esper_status check_update(const es_plan *plan, int32_t index, int32_t *ta
 static esper_status check_step(const es_plan *plan, int32_t index, es_error *err) {
   const es_step *s = &plan->steps[index];
   if (!*s->fn) return es_fail(err, ESPER_EINTERNAL, "plan: step %d has no function", index);
+  if (s->when < 0 || s->when >= ES_WHEN_COUNT)
+    return es_fail(err, ESPER_EINTERNAL, "plan: step %d: %d is no time to run", index, s->when);
   if (!is_dim(plan, s->tiles))
     return es_fail(err, ESPER_EINTERNAL, "plan: step %d: tiles %d is no dimension", index,
                    s->tiles);
@@ -278,6 +319,20 @@ static esper_status check_names(const es_plan *plan, es_error *err) {
   return status;
 }
 
+/* A step that does not run every time has operands that outlast it: parameters, buffers and kept slots. */
+static esper_status check_kept(const es_plan *plan, int32_t index, es_error *err) {
+  const es_step *s = &plan->steps[index];
+  bool once = s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
+  for (int32_t i = 0; once && i < s->operand_count; i++) {
+    const es_value *v = &plan->values[s->operands[i]];
+    if (v->role != ES_ROLE_param && v->role != ES_ROLE_buffer && !(v->role == ES_ROLE_temp && plan->kept[v->slot]))
+      return es_fail(err, ESPER_EINTERNAL,
+                     "plan: step %d runs once, but its operand %d is %s, not a parameter, buffer or kept", index, i,
+                     es_role_name(v->role));
+  }
+  return ESPER_OK;
+}
+
 static esper_status check(const es_plan *plan, es_error *err) {
   esper_status status = ESPER_OK;
   size_t marks_count = (size_t)plan->value_count + 2 * (size_t)plan->slot_count + 1;
@@ -290,6 +345,8 @@ static esper_status check(const es_plan *plan, es_error *err) {
     if (plan->values[i].role == ES_ROLE_update) status = check_update(plan, i, taken, err);
   for (int32_t i = 0; i < plan->step_count && status == ESPER_OK; i++)
     status = check_step(plan, i, err);
+  for (int32_t i = 0; i < plan->step_count && status == ESPER_OK; i++)
+    status = check_kept(plan, i, err);
   for (int32_t i = 0; i < plan->size_count && status == ESPER_OK; i++)
     if (!is_dim(plan, plan->sizes[i].bytes))
       status = es_fail(err, ESPER_EINTERNAL, "plan: slot %d: size %d is no dimension",

@@ -36,10 +36,22 @@ typedef struct es_value {
   const char *name;        /* interface name, "" for temps */
 } es_value;
 
+/* When a step runs. Parameters and buffers that were frozen (es_run.frozen) will not change: what is made of them alone,
+ * in a slot that is kept, is made once. */
+typedef enum es_when {
+  ES_WHEN_always,
+  ES_WHEN_prepare,         /* writes kept slots from parameters alone: every run, but once while they are frozen */
+  ES_WHEN_pack,            /* the same, and only when they are frozen */
+  ES_WHEN_frozen,          /* only when they are: reads what pack wrote */
+  ES_WHEN_fluid,           /* only when they are not: does the work of the frozen step without it */
+  ES_WHEN_COUNT
+} es_when;
+
 typedef struct es_step {
   const char *fn;          /* function name in the unit */
   const char *label;       /* "%7 linear + %8 gelu": for people */
   es_dim tiles;            /* number of tiles */
+  int32_t when;            /* es_when */
   int32_t operand_count, dim_count, stream_count;
   const int32_t *operands; /* value indices */
   const es_dim *dims;
@@ -52,7 +64,13 @@ es_plan *es_plan_new(es_dims *dims);          /* retains dims; NULL = no memory 
  * its index, -1 = no memory. A size below 0 counts as 0. */
 int32_t es_plan_slot(es_plan *plan);
 esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes);
+/* The slot keeps its bytes from run to run: it has memory of its own in every frame, not of the workspace. */
+esper_status es_plan_slot_keep(es_plan *plan, int32_t slot);
+bool es_plan_slot_kept(const es_plan *plan, int32_t slot);
 int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err);   /* copies; index or -1 */
+/* Adds the inputs, then the params, then the buffers of `graph` in its node order; of[id] becomes the value's index, -1 for
+ * other nodes (es_graph_count places). */
+esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, int32_t *of, es_error *err);
 int32_t es_plan_step(es_plan *plan, const es_step *step, es_error *err);      /* copies; index or -1 */
 /* Checks every index and name, gives flops and bytes moved as dimensions, freezes. From here on the plan has its own
  * dims table, which holds what it uses and no more (its handles are new ones, its symbols keep their indices), so the
@@ -110,10 +128,13 @@ typedef struct es_run {    /* one execution */
   const int64_t *symbols;  /* values of the plan's symbols */
   void *const *data;       /* one pointer per value index; inputs, params, buffers, outputs given, contiguous; others ignored */
   uint64_t seed, step;     /* of the random ops */
+  uint64_t frozen;         /* 0, or a token of es_frozen_token: parameters and buffers hold what they did in every run of it */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
   es_pool *pool;           /* NULL = calling thread only */
   struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */
 } es_run;
+/* A number never given before in this process, not 0. Any thread. */
+uint64_t es_frozen_token(void);
 /* No allocation after the first run of a shape, no lock. Runs under the default rounding with denormals kept, whatever
  * the thread has set. EINDEX when a kernel reported a fault: outputs are then undefined, buffers unchanged. */
 esper_status es_kernel_run(es_kernel *kernel, const es_run *run, es_error *err);

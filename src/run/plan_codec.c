@@ -1,11 +1,11 @@
 /* A plan as bytes, for the store, and back. Stands on plan.h's public calls alone, so a decoded
  * plan has passed the same checks as a built one.
  *
- * Format, little-endian: u32 magic, u32 version, u32 length + dims table, u32 slots,
+ * Format, little-endian: u32 magic, u32 version, u32 length + dims table, u32 slots, u8 kept[slots],
  *   u32 sizes,  each: i32 slot, i32 bytes
  *   u32 values, each: u8 role, u8 dtype, u8 rank, u8 0, i32 slot, i32 buffer, i32 init,
  *                     u64 f0, u64 f1 (IEEE bits), i32 shape[rank], text name
- *   u32 steps,  each: text fn, text label, i32 tiles, u32 n + i32 operands[n],
+ *   u32 steps,  each: text fn, text label, i32 tiles, u32 when, u32 n + i32 operands[n],
  *                     u32 n + i32 dims[n], u32 n + u32 streams[n]
  *   i32 flops, i32 bytes;  text = u32 length, bytes without NUL.
  * Canonical: one plan has one encoding, and bytes that decode encode to themselves.
@@ -15,7 +15,7 @@
 #include "base/memory.h"
 #include "run/plan.h"
 
-enum { MAGIC = 0x4e4c5045 /* "EPLN" */, VERSION = 1, TEXT_MAX = 1 << 16 };
+enum { MAGIC = 0x4e4c5045 /* "EPLN" */, VERSION = 2, TEXT_MAX = 1 << 16 };
 
 /* --- writing -------------------------------------------------------------------------------- */
 
@@ -63,6 +63,7 @@ static void put_step(es_text *out, const es_step *s) {
   put_text(out, s->fn);
   put_text(out, s->label);
   put_u32(out, (uint32_t)s->tiles);
+  put_u32(out, (uint32_t)s->when);
   put_words(out, s->operands, s->operand_count);
   put_words(out, s->dims, s->dim_count);
   put_words(out, s->streams, s->stream_count);
@@ -78,6 +79,7 @@ void es_plan_encode(const es_plan *plan, es_text *out) {
   if (dims.failed) out->failed = true;
   es_text_clear(&dims);
   put_u32(out, (uint32_t)es_plan_slot_count(plan));
+  for (int32_t i = 0; i < es_plan_slot_count(plan); i++) put(out, es_plan_slot_kept(plan, i), 1);
   put_u32(out, (uint32_t)es_plan_size_count(plan));
   for (int32_t i = 0; i < es_plan_size_count(plan); i++) {
     put_u32(out, (uint32_t)es_plan_size_get(plan, i)->slot);
@@ -183,6 +185,7 @@ static void get_step(reader *r, es_plan *plan) {
   s.fn = get_text(r);
   s.label = get_text(r);
   s.tiles = get_i32(r);
+  s.when = get_i32(r);
   s.operands = get_words(r, &s.operand_count);
   s.dims = get_words(r, &s.dim_count);
   s.streams = get_words(r, &s.stream_count);
@@ -190,9 +193,13 @@ static void get_step(reader *r, es_plan *plan) {
 }
 
 static void get_slots(reader *r, es_plan *plan) {
-  uint32_t slots = get_u32(r);
-  if (slots > ES_PLAN_MAX) stop(r, ESPER_ELIMIT, "too many slots");
-  for (uint32_t i = 0; r->status == ESPER_OK && i < slots; i++) es_plan_slot(plan);
+  int32_t slots = get_count(r, 1, "a count of slots is out of range");
+  for (int32_t i = 0; r->status == ESPER_OK && i < slots; i++) {
+    uint64_t kept = get(r, 1);
+    if (kept > 1) stop(r, ESPER_ECORRUPT, "a slot is kept neither yes nor no");
+    if (es_plan_slot(plan) < 0) stop(r, ESPER_ENOMEM, "no memory");
+    else if (kept == 1) es_plan_slot_keep(plan, i);
+  }
   int32_t sizes = get_count(r, 8, "a count of slot sizes is out of range");
   for (int32_t i = 0; r->status == ESPER_OK && i < sizes; i++) {
     int32_t slot = get_i32(r);
@@ -246,7 +253,7 @@ es_plan *es_plan_decode(const void *bytes, size_t length, es_error *err) {
     get_slots(&r, plan);
     int32_t values = get_count(&r, 36, "too many values");
     for (int32_t i = 0; r.status == ESPER_OK && i < values; i++) get_value(&r, plan);
-    int32_t steps = get_count(&r, 24, "too many steps");
+    int32_t steps = get_count(&r, 28, "too many steps");
     for (int32_t i = 0; r.status == ESPER_OK && i < steps; i++) get_step(&r, plan);
     es_dim flops = get_i32(&r), moved = get_i32(&r);
     if (r.status == ESPER_OK && r.at != r.end) stop(&r, ESPER_ECORRUPT, "bytes behind the end");

@@ -24,6 +24,8 @@ typedef struct es_vec_register {
   int32_t made;                   /* instruction that made it */
 } es_vec_register;
 
+_Static_assert(sizeof(es_vec_code) == 4 * (ES_VEC_OPERANDS + 3) + 16, "no padding: es_vec_digest hashes the bytes");
+
 struct es_vec {
   es_isa isa;
   int32_t element_bytes, lanes;

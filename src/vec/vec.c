@@ -230,7 +230,33 @@ int32_t es_vec_emit(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b,
   return vec->error.status == ESPER_OK ? append(vec, &code) : -1;
 }
 
+int32_t es_vec_emit3(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int32_t c) {
+  return es_vec_emit(vec, op, type, a, b, c, -1, -1, 0, 0);
+}
+
+int32_t es_vec_emitk(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int64_t k) {
+  return es_vec_emit(vec, op, type, a, b, -1, -1, -1, k, 0);
+}
+
 /* --- out --- */
+
+void es_vec_digest(const es_vec *vec, es_hash *out) {
+  enum { BATCH = 64 };
+  es_vec_code batch[BATCH];
+  const int32_t head[2] = {(int32_t)vec->isa, vec->element_bytes};
+  es_hash parts[2]; /* what came before, the present batch */
+  es_hash_of(head, sizeof head, &parts[0]);
+  int32_t filled = 0;
+  for (int32_t i = 0; i < vec->count; i++) {
+    /* In plain C a note is a comment, which tells whose loop it is. */
+    if (vec->code[i].op != ES_VEC_note || vec->lanes == 1) batch[filled++] = vec->code[i];
+    if (filled < BATCH && i + 1 < vec->count) continue;
+    es_hash_of(batch, (size_t)filled * sizeof *batch, &parts[1]);
+    es_hash_of(parts, sizeof parts, &parts[0]);
+    filled = 0;
+  }
+  *out = parts[0];
+}
 
 static void print_code(const es_vec *vec, const es_vec_code *code, es_text *out) {
   const char *separator = " ";

@@ -5,6 +5,7 @@
 #ifndef ES_VEC_H
 #define ES_VEC_H
 #include "base/error.h"
+#include "base/hash.h"
 #include "base/text.h"
 
 typedef enum es_vec_op {
@@ -24,7 +25,7 @@ const es_vec_row *es_vec_row_of(int32_t op); /* static; NULL past the last row *
 
 typedef enum es_isa { ES_ISA_scalar, ES_ISA_avx2, ES_ISA_avx512, ES_ISA_COUNT } es_isa;
 
-/* Best ISA of this processor (cpuinfo), capped by $ESPER_ISA (scalar|avx2|avx512; an unknown word means scalar, so that a
+/* Best ISA of this processor, capped by $ESPER_ISA (scalar|avx2|avx512; an unknown word means scalar, so that a
  * cap never runs what the user may have wanted to keep away), and by what lowerings exist. */
 es_isa es_isa_best(void);
 const char *es_isa_name(es_isa isa);           /* "scalar"; "unknown" for no ISA */
@@ -43,6 +44,11 @@ void es_vec_free(es_vec *vec);
  * A register made inside a loop is gone after its end. Returns the result register (0 for none); -1 after an error. */
 int32_t es_vec_emit(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int32_t c, int32_t d, int32_t e,
                     int64_t k, double n);
+/* The same for rows with at most three registers, which are nearly all: a call from Lua costs by its arguments. */
+int32_t es_vec_emit3(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int32_t c);
+int32_t es_vec_emitk(es_vec *vec, int32_t op, int32_t type, int32_t a, int32_t b, int64_t k);
+/* Hash over the instructions but the notes: blocks with equal hashes lower to the same code. */
+void es_vec_digest(const es_vec *vec, es_hash *out);
 const char *es_vec_failure(const es_vec *vec); /* the first error, "" while there is none; lives as long as vec */
 /* The instruction listing, for people. */
 void es_vec_print(const es_vec *vec, es_text *out);

@@ -20,7 +20,7 @@ local function bar(out, row, y)
     math.max(1, math.abs(x - MIDDLE)), ROW - 5, colour)
   out[#out + 1] = svg.text(LEFT + WIDTH + 12, y + 12, ("%.2f"):format(row.ratio), "start", colour)
   for name, ratio in pairs(row.peers or {}) do
-    out[#out + 1] = ('<circle cx="%.1f" cy="%.1f" r="3" fill="%s"><title>%s %.2f</title></circle>'):format(x_of(ratio),
+    out[#out + 1] = ('<circle cx="%.1f" cy="%.1f" r="3.5" fill="%s" stroke="white"><title>%s %.2f</title></circle>'):format(x_of(ratio),
       y + ROW / 2, svg.grey, svg.escape(name), ratio)
   end
 end

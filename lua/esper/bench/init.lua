@@ -1,7 +1,8 @@
 --- `esper bench`: cases against libtorch in one process, interleaved, as one report. Over suite, sides, duel and peak.
 --
 --   bench.run(cases, options) -> report | nil, message
---     options = { threads = { 1, 2 }, vs = "torch" | nil, rounds =, turn = (ms), isa =, progress = function(i, n) }
+--     options = { threads = { 1, 2 }, vs = "torch" | nil, rounds =, turn = (ms), isa =, progress = function(i, n),
+--                 store = the urza store with tuned choices, or nil, cpu = with one thread clock processor time }
 --   report = { machine = { ... }, peaks = { [i] = peak.measure's, one per thread count }, cases = { row, ... },
 --              summary = { { threads =, group =, cases =, geomean =, worst =, above = how many over 1 }, ... } }
 --   row    = { name =, group =, threads =, esper = times, torch = times, ratio =, ratio_low =, ratio_high =, share =,
@@ -76,15 +77,17 @@ function M.rate(row, side, peaks, ns)
   row.gflops, row.gbs = work.flops / seconds / 1e9, row.bytes / seconds / 1e9
   row.share, row.bound = least / seconds, bound
   row.workspace, row.naive_workspace, row.compile_ms = side.workspace, side.naive, side.compile_ms
+  row.tuned = side.compiled.tuning ~= nil
 end
 
 local function one(case, threads, pool, peaks, options)
   local row = { name = case.name, group = case.group, threads = threads }
-  local esper, why = sides.esper(case, { pool = pool, isa = options.isa })
+  local cpu = options.cpu and threads == 1
+  local esper, why = sides.esper(case, { pool = pool, isa = options.isa, store = options.store, cpu = cpu })
   if not esper then row.error = why return row end
   local list, torch = { esper }, nil
   if options.vs == "torch" then
-    torch, why = sides.torch(esper, threads)
+    torch, why = sides.torch(esper, threads, cpu)
     if not torch then row.error = why else list[2] = torch end
   end
   local stats, problem = duel.run(list, { rounds = options.rounds, turn = options.turn, threads = threads })
@@ -118,6 +121,9 @@ function M.summary(rows)
   for _, s in ipairs(out) do s.geomean, s.log = math.exp(s.log / s.cases), nil end
   return out
 end
+
+--- For commands that measure: results that a library allocates anew in every run come from memory the process already has.
+function M.settle() C.es_measure_keep_memory() end
 
 function M.run(cases, options)
   local report = { machine = M.machine(options.vs == "torch"), peaks = {}, cases = {} }

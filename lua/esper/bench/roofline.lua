@@ -37,7 +37,7 @@ local W, H, LEFT, TOP, LEGEND = 620, 420, 70, 40, 260
 
 local function frame(spec)
   local xs, ys = ranges(spec)
-  local f = { xs = xs, ys = ys, out = { svg.text(12, 20, spec.title) } }
+  local f = { xs = xs, ys = ys, out = { svg.text(12, 16, spec.title) } }
   function f.x(x) return LEFT + (x - xs[1]) / (xs[2] - xs[1]) * W end
   function f.y(y) return TOP + H - (y - ys[1]) / (ys[2] - ys[1]) * H end
   function f.add(element) f.out[#f.out + 1] = element end
@@ -50,7 +50,7 @@ local function frame(spec)
     f.add(svg.text(LEFT - 6, f.y(y) + 4, ("%g"):format(10 ^ (y - 9)), "end"))
   end
   f.add(svg.text(LEFT + W / 2, TOP + H + 36, "operations per byte", "middle"))
-  f.add(svg.text(12, TOP - 4, "GFLOP/s"))
+  f.add(svg.text(12, TOP - 9, "GFLOP/s"))
   return f
 end
 
@@ -113,7 +113,7 @@ function M.text(spec)
   end
   out[#out + 1] = ("%8s +%s"):format("", ("-"):rep(COLUMNS + 1))
   out[#out + 1] = ("%10s%-30g%34g"):format("", 10 ^ xs[1], 10 ^ xs[2])
-  out[#out + 1] = "          GFLOP/s over operations per byte; ceilings: --- nearest cache, ... memory"
+  out[#out + 1] = "          GFLOP/s over operations per byte; --- nearest cache, ... memory"
   return table.concat(out, "\n")
 end
 

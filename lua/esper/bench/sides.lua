@@ -1,13 +1,15 @@
 --- One case on both sides of a comparison: Esper's kernel and the same graph as libtorch calls, over the same data.
 -- Between the suite and the duel (duel.lua). Everything but the work itself is prepared here, outside the timing.
 --
---   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa =, kernel =, given = }
---   sides.torch(side of esper, threads) -> side | nil, message, status
+--   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa =, kernel =, given =,
+--       tuning = choices, or store = where tuned ones are looked up, cpu = processor time of the thread is clocked }
+--   sides.torch(side of esper, threads, cpu) -> side | nil, message, status
 --   side = { name =, case =, run = function(reps, ns) (nanoseconds of each into a C array of doubles),
 --            results = function() -> { [root] = tensor } }      of the last run
 --   The Esper side also has compiled, graph, data, values (symbols by name), work (for peak.bound), naive, workspace
 --   (bytes), compile_ms, group_work = array of work, one per group (naive and group_work of a fresh compile only).
 
+local artifact = require "esper.artifact"
 local compile = require "esper.compile"
 local cost = require "esper.cost"
 local draw = require "esper.draw"
@@ -15,6 +17,7 @@ local kernel = require "esper.kernel"
 local native = require "esper.native"
 local suite = require "esper.bench.suite"
 local tensor = require "esper.tensor"
+local tuning = require "esper.tuning"
 local validate = require "esper.validate"
 local C, fresh, failure = native.C, native.fresh, native.failure
 
@@ -25,13 +28,21 @@ local COMPILES = 3 -- the median is reported
 
 local function text_of(problem) return type(problem) == "table" and table.concat(problem, "\n") or tostring(problem) end
 
--- Fresh compiles, nothing from the store: the last one and the median time.
+-- What the autotuner kept for this graph in the store, if anything.
+local function tuned(source, compiling, store)
+  local r = store and compile.key(source, compiling)
+  local text = r and artifact.tuning(store.ptr, r)
+  return text and tuning.decode(text)
+end
+
+-- Fresh compiles, only tuned choices from the store: the last one and the median time.
 local function compiled(case, options)
   local build = type(case.source) == "string" and require("esper.sandbox").build or nil
+  local compiling = { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa }
   local times, made, problem, status = {}, nil, nil, nil
+  compiling.tuning = options.tuning or tuned(case.source, compiling, options.store)
   for i = 1, options.compiles or COMPILES do
-    made, problem, status = compile.compile(case.source,
-      { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa, tuning = options.tuning })
+    made, problem, status = compile.compile(case.source, compiling)
     if not made then return nil, text_of(problem), status end
     times[i] = made.ms.total
   end
@@ -107,7 +118,7 @@ local function leaves(graph, values)
 end
 
 --- options.given: function(kernel) -> tensors by input name, instead of drawn ones; their extents give the sizes.
--- options.kernel: the kernel to time, instead of compiling the case.
+-- options.kernel: the kernel to time, instead of compiling the case. options.leaves: a side whose data this one is to read.
 function M.esper(case, options)
   local made, ms, status = options.kernel, nil, nil
   if not made then made, ms, status = compiled(case, options) end
@@ -119,10 +130,11 @@ function M.esper(case, options)
   end
   values, why, status = sizes(made, case, given)
   if not values then return nil, why, status or "EARG" end
-  local data = leaves(graph, values)
+  local data = options.leaves and options.leaves.data or leaves(graph, values)
   if not data then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
   for name, t in pairs(given or {}) do data[name].tensor = t end
-  local run, results, keep = validate.execution(made, values, data, SEED, 0)
+  local frozen = made.mode == "eval" and not options.fluid and C.es_frozen_token() or nil -- as peers see constant weights
+  local run, results, keep = validate.execution(made, values, data, SEED, 0, frozen)
   run.pool = options.pool
   local need = native.new "int64_t[1]"
   if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
@@ -136,14 +148,14 @@ function M.esper(case, options)
   end
   side.work.set = touched(data, results, side.workspace)
   function side.run(reps, ns)
-    if C.es_measure_kernel(made.kernel, run, reps, ns, fresh()) ~= 0 then return failure() end
+    if C.es_measure_kernel(made.kernel, run, reps, options.cpu or false, ns, fresh()) ~= 0 then return failure() end
     return true
   end
   function side.results() return results end
   return side
 end
 
-function M.torch(esper, threads)
+function M.torch(esper, threads, cpu)
   local graph = esper.graph
   local given, symbols = native.new("void *[?]", graph:count() + 1), validate.symbol_array(graph:dims(), esper.values)
   for _, l in pairs(esper.data) do given[l.id] = l.tensor.data end
@@ -152,7 +164,7 @@ function M.torch(esper, threads)
   local program = native.gc(out[0], C.es_torch_release)
   local side = { name = "torch", case = esper.case, keep = { given, symbols, graph, esper.data } }
   function side.run(reps, ns)
-    if C.es_torch_replay(program, reps, threads, ns, nil, fresh()) ~= 0 then return failure() end
+    if C.es_torch_replay(program, reps, threads, cpu or false, ns, nil, fresh()) ~= 0 then return failure() end
     return true
   end
   function side.results()
@@ -165,7 +177,7 @@ function M.torch(esper, threads)
       results[root.kind .. " " .. root.name], pointers[i - 1] = t, t.data
     end
     local ns = native.new "double[1]"
-    if C.es_torch_replay(program, 1, threads, ns, pointers, fresh()) ~= 0 then return failure() end
+    if C.es_torch_replay(program, 1, threads, false, ns, pointers, fresh()) ~= 0 then return failure() end
     return results
   end
   return side

@@ -43,6 +43,7 @@ return {
     local case, options = prepare(args)
     if not case then return nil, options, "usage" end
     local profile = require "esper.profile"
+    options.store = require("esper").store()
     local report, why = profile.run(case, options)
     if not report then return nil, why end
     if args.svg then

@@ -41,6 +41,7 @@ return {
     local seed = options_module.whole("--seed", args.seed, 1)
     if not shapes or not seed or shapes < 1 then return nil, "--shapes and --seed want whole numbers", "usage" end
     local esper, text, failed = require "esper", require "esper.text", {}
+    if args.performance then require("esper.bench").settle() end
     local rows, all = { HEAD }, {}
     for _, name in ipairs(cases(args)) do
       for _, mode in ipairs(args.mode and { args.mode } or { "eval", "train" }) do

@@ -12,7 +12,7 @@ local function key_of(b, id, op)
   local parts = { op, node.dtype }
   for k = 0, node.nin - 1 do parts[k + 3] = b.to[node["in"][k]] end
   if commutes[op] and parts[4] < parts[3] then parts[3], parts[4] = parts[4], parts[3] end
-  look.attributes(node, parts)
+  parts[#parts + 1] = look.attributes(node)
   return table.concat(parts, " ")
 end
 

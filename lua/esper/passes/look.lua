@@ -1,4 +1,6 @@
 --- Questions passes ask about a node of a growing graph. Pure reading.
+local native = require "esper.native"
+local C = native.C
 local M = {}
 
 function M.same_list(a, b)
@@ -46,24 +48,13 @@ function M.swaps_last(perm)
   return true
 end
 
---- Appends the attributes of an es_node to `parts`, as texts that are equal exactly when the attributes are; zeros take
--- no room. skip: slot of an integer attribute to leave out.
-function M.attributes(node, parts, skip)
-  local n = #parts
-  for k = 0, 7 do
-    if node.i[k] ~= 0 and k ~= skip then
-      n = n + 1
-      parts[n] = "i" .. k .. "=" .. tostring(node.i[k])
-    end
-  end
-  for k = 0, 1 do
-    local x = node.f[k]
-    if x ~= 0 or 1 / x < 0 then
-      n = n + 1
-      parts[n] = "f" .. k .. "=" .. ("%.17g"):format(x)
-    end
-  end
-  for k = 0, node.nd - 1 do parts[n + k + 1] = "d" .. node.d[k] end
+local bytes = native.new("uint8_t[?]", native.attribute_bytes)
+
+--- The attributes of an es_node as a text of fixed length, equal exactly when they are (nodes of one op and one graph). skip:
+-- slot of an integer attribute to leave out.
+function M.attributes(node, skip)
+  C.es_node_attributes(node, skip or -1, bytes)
+  return native.string(bytes, native.attribute_bytes)
 end
 
 return M
