@@ -15,22 +15,23 @@ local RAW_BYTES = 36 * 1024 -- stack buffer of raw sums
 local PIXELS, LINES = 1024, 16
 
 -- Per instruction set: vector registers for sums, pixels and a broadcast weight; rows of a register tile where there are
--- enough channels, fewest and most.
+-- enough channels, fewest and most; share of the time that a row less costs; taps of a loop that are written out, where
+-- the loop's own instructions count.
 local TILE = {
-  avx512 = { room = 31, fewest = 8, most = 14 },
-  avx2 = { room = 15, fewest = 5, most = 6 },
-  scalar = { room = 13, fewest = 4, most = 4 },
+  avx512 = { room = 31, fewest = 8, most = 14, loss = 0, written = 1 },
+  avx2 = { room = 15, fewest = 3, most = 6, loss = 0.05, written = 3 },
+  scalar = { room = 13, fewest = 4, most = 4, loss = 0, written = 1 },
 }
 local SUMS = 12 -- independent sums that hide the latency of a multiply-add
 
--- Rows into which `each` channels are divided with the fewest left over; of equals the most.
+-- Rows into which `each` channels are divided, best first: fewest left over, of equals the most rows.
 local function row_choices(each, tile)
   if each <= tile.most then return { each } end
   local list = {}
   for rows = tile.most, tile.fewest, -1 do list[#list + 1] = rows end
-  local function waste(rows) return math.ceil(each / rows) * rows end
+  local function time(rows) return math.ceil(each / rows) * rows * (1 + tile.loss * (tile.most - rows)) end
   table.sort(list, function(a, b)
-    if waste(a) ~= waste(b) then return waste(a) < waste(b) end
+    if time(a) ~= time(b) then return time(a) < time(b) end
     return a > b
   end)
   return list
@@ -51,24 +52,30 @@ end
 local WORDS = { "lines", "strips", "rest", "x", "line_step", "out", "out_line", "row_step", "last_step", "panel" }
 local STEPS = #WORDS
 
--- One tap: the pixels at x, `wide` vectors, times the weights at w.
-local function tap(b, p, acc, x, w, wide, mask)
+-- One tap: the pixels at x + shift, `wide` vectors, times the weights at w + at.
+local function tap(b, p, acc, x, shift, w, at, wide, mask)
   local lanes, pixels = b.lanes * b.bytes, {}
-  for v = 1, wide do pixels[v] = b:load(x, (v - 1) * lanes, mask) end
+  for v = 1, wide do pixels[v] = b:load(x, shift + (v - 1) * lanes, mask) end
   for j = 1, p.rows do
-    local weight = b:bcast(w, (j - 1) * b.bytes)
+    local weight = b:bcast(w, at + (j - 1) * b.bytes)
     for v = 1, wide do b:set(acc[j][v], b:fma(weight, pixels[v], acc[j][v])) end
   end
 end
 
 -- The loops over taps, outermost first; `level` counts down to the body. x moves by the step of the loop, whose word
--- already takes off what the loops inside have moved; the weights, which lie tap by tap, likewise. Gives how many taps
--- the weights have moved.
+-- already takes off what the loops inside have moved; the weights, which lie tap by tap, likewise. body(shift, at): bytes
+-- from x and from the weights. Gives how many taps the weights have moved.
 local function taps(b, loops, level, x, weight, row, body)
   local loop = loops[level]
   if not loop then
-    body()
+    body(0, 0)
     return 0
+  end
+  if loop.written then
+    for i = 0, loop.n - 1 do body(i * loop.written * b.bytes, i * row) end
+    b:g_set(x, b:g_addk(x, loop.n * loop.written * b.bytes))
+    b:g_set(weight, b:g_addk(weight, loop.n * row))
+    return loop.n
   end
   local function run(count)
     b:loop(count, function()
@@ -104,7 +111,7 @@ local function register_sums(b, c, p, loops, w, at, out, wide, mask)
   end
   local row = p.rows * b.bytes
   if c.bias then b:g_set(weight, b:g_addk(weight, row)) end
-  taps(b, loops, #loops, x, weight, row, function() tap(b, p, acc, x, weight, wide, mask) end)
+  taps(b, loops, #loops, x, weight, row, function(shift, at) tap(b, p, acc, x, shift, weight, at, wide, mask) end)
   local to = b:copy(out)
   for j = p.rows, 1, -1 do
     for v = 1, wide do b:store(to, acc[j][v], (v - 1) * b.lanes * b.bytes, mask) end
@@ -116,7 +123,8 @@ end
 local function key_of(k, c, p, loops)
   local parts = { "conv sums", p.rows, p.wide, p.whole, c.bias and 1 or 0, k.ordinal[k.group.anchor] }
   for i, loop in ipairs(loops) do
-    parts[#parts + 1] = ("%d*%d/%d"):format(i < #loops and loop.n or 0, loop.taps, loop.phases or 0)
+    local n = (i < #loops or loop.written) and loop.n or 0
+    parts[#parts + 1] = ("%d*%d/%d/%d"):format(n, loop.taps, loop.phases or 0, loop.written or 0)
   end
   return table.concat(parts, " ")
 end
@@ -275,6 +283,9 @@ end
 --- Writes the steps. l: conv_form.lua's layout.
 function M.emit(k, c, l)
   local D, p = k.dims, register_tile(k, c)
+  local first = l.loops[1]
+  local short = first and first.taps == 1 and not first.phases and first.n <= TILE[k.isa].written
+  if short then first.written = D:value(first.step) end
   prepare(k, weights.part(k, c, p), copy.part(k, c, l))
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes
