@@ -9,6 +9,7 @@
 local blocks_of = require "kernels.attention_blocks"
 
 local LINE = 64              -- bytes that buffers are aligned to
+local PAGE = 4096            -- bytes after which addresses fall into the same set of L1
 local STACK = 55 * 1024      -- of all buffers of a tile; what does not fit is workspace
 local LOG2E = 1.4426950408889634
 local FOLDED = 1e-30         -- scales from here on are applied to differences of scores, so that nothing overflows before
@@ -32,7 +33,11 @@ local function describe(k, group)
   local a = { id = id, q = q, k = key, v = v, rank = rank, dtype = dtype, bytes = k:bytes(dtype), lanes = k:lanes(dtype),
     tokens = out[rank - 1], width = out[rank], depth = k.graph:shape(inputs[1])[rank], keys = k.graph:shape(inputs[2])[rank - 1],
     lead = { unpack(out, 1, rank - 2) }, causal = k.graph:attr(id, "causal") == 1, stack = 0 }
-  a.nv = k:choice("attention_rows", a.lanes == 1 and { 4 } or a.lanes * a.bytes == 64 and { 1, 2 } or { 2, 1 })
+  -- One vector of rows hides less of a causal tile in vain, two need half as many keys at once: 16 keys whose rows are whole
+  -- pages apart would push each other out of L1.
+  local step = D:value(key.strides[rank - 1])
+  local few = a.lanes * a.bytes < 64 or step and step * a.bytes % PAGE == 0
+  a.nv = k:choice("attention_rows", a.lanes == 1 and { 4 } or few and { 2, 1 } or { 1, 2 })
   a.piece = k:choice("attention_keys", { 128, 64, 256 })
   local most = (a.lanes * a.bytes == 64 and 16 or a.lanes > 1 and 8 or 16) / a.nv -- accumulators in registers
   a.groups = most > 4 and { most, 4, 1 } or { most, 1 }

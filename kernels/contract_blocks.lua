@@ -19,7 +19,7 @@ function M.tile_shape(lanes, dtype)
 end
 
 --- Rows and columns of `dots`.
-function M.dots_shape(lanes) return 4, math.max(2, lanes / 4) end
+function M.dots_shape(lanes, dtype) return 4, lanes * (dtype == "f32" and 4 or 8) == 64 and 4 or 2 end
 
 -- Addresses of rows first, first + step, ...: at(row, k) gives base, index and scale for loadx and bcastx.
 local ODD = { [0] = { 0, 1 }, { 1, 1 }, { 1, 2 }, { 3, 1 }, { 1, 4 }, { 5, 1 }, { 3, 2 }, { 7, 1 } }

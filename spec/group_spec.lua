@@ -232,7 +232,11 @@ describe("the memory plan", function()
         end
       end
     end
-    return C.es_plan_slot_count(plan), #temps
+    local shared = 0
+    for slot = 0, C.es_plan_slot_count(plan) - 1 do
+      if not C.es_plan_slot_kept(plan, slot) then shared = shared + 1 end
+    end
+    return shared, #temps
   end
 
   for _, name in ipairs(blueprint.catalogue()) do

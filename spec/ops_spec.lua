@@ -204,6 +204,43 @@ output "y" %4]] },
 %3 = sdpa %0 %0 %0
 output "y" %2
 output "z" %3]] },
+  { "attention of permuted heads under every kind of mask", { s = 149 }, [[%0 = input "x" f32[2, s, 120]
+%1 = reshape %0 shape=[2, s, 3, 40]
+%2 = permute %1 perm=0,2,1,3
+%3 = slice %2 axis=3 start=[1] stop=[40] step=2
+%4 = input "w" f32[s, s]
+%5 = input "v" f32[1, s]
+%6 = input "m" bool[s]
+%7 = permute %4 perm=1,0
+%8 = sdpa %2 %2 %3 %4
+%9 = sdpa %2 %2 %2 %7 scale=-0.5
+%10 = sdpa %3 %3 %2 %5 causal=1
+%11 = sdpa %2 %2 %2 %6
+%12 = neg %11
+output "a" %8
+output "b" %9
+output "c" %10
+output "d" %12]] },
+  { "topk of a few, lanes along either axis", { n = 1003 }, [[%0 = input "x" f32[n, 67]
+%1 = topk %0 k=5
+%2 = topk_index %0 k=5
+%3 = topk %0 k=8 axis=0
+%4 = topk_index %0 k=3 axis=0
+output "a" %1
+output "b" %2
+output "c" %3
+output "d" %4]] },
+  { "one index for a row: gather and scatter", { n = 1777 }, [[%0 = input "x" f32[97, 131]
+%1 = input "i" i64[n, 1]
+%2 = expand %1 shape=[n, 131]
+%3 = gather %0 %2 axis=0
+%4 = scatter_add %0 %2 %3 axis=0
+%5 = permute %0 perm=1,0
+%6 = permute %2 perm=1,0
+%7 = gather %5 %6 axis=1
+output "y" %3
+output "z" %4
+output "w" %7]] },
   { "topk of many", { n = 5003 }, [[%0 = input "x" f32[2, n]
 %1 = topk %0 k=500
 %2 = topk_index %0 k=500

@@ -144,7 +144,8 @@ ESPER_API esper_status esper_params_load(esper_context *context, esper_params *p
 ESPER_API esper_status esper_params_save(esper_context *context, const esper_params *params, const char *directory);
 /* For inference: promises that parameters and buffers stay as they are, so that a kernel may keep what it makes of them (weights in
  * the order its loops read them) from run to run. Takes memory of about the weights' size in every kernel that runs on them, per
- * thread that runs at once; results are as right, to the last bit they may differ. esper_params_get, esper_params_load and training-mode runs end it. */
+ * thread that runs at once; results are as right, to the last bit they may differ. esper_params_get, esper_params_load and
+ * training-mode runs end it. */
 ESPER_API esper_status esper_params_freeze(esper_params *params); /* EARG for NULL */
 /* Borrowed view of one tensor (data may be changed; not after the next freeze); valid until the params are freed. */
 ESPER_API esper_status esper_params_get(esper_params *params, const char *name, DLTensor *out);

@@ -178,7 +178,8 @@ function Planner:step(n, step)
   end
   local row = new_step()
   local o, d, s = array(ints, operands), array(dims, step.dims), array(words, step.streams)
-  row.fn, row.label, row.tiles, row.when = step.fn, step.label, step.tiles, native.when[self.fixed[n] and step.when == "always" and "prepare" or step.when]
+  row.fn, row.label, row.tiles = step.fn, step.label, step.tiles
+  row.when = native.when[self.fixed[n] and step.when == "always" and "prepare" or step.when]
   row.operand_count, row.dim_count, row.stream_count = #operands, #step.dims, #step.streams
   row.operands, row.dims, row.streams = o, d, s
   check(C.es_plan_step(self.plan, row, native.fresh()))

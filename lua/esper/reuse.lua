@@ -47,7 +47,8 @@ local function signature(f, group, fixed)
       elseif arg and arg.const then
         put(("const %.17g"):format(arg.const))
       elseif arg then
-        put("base") put(name(arg.base)) put(fixed[arg.base] and "fixed" or f.op[arg.base]) put(arg.offset) put(table.concat(arg.strides, ","))
+        put("base") put(name(arg.base)) put(fixed[arg.base] and "fixed" or f.op[arg.base])
+        put(arg.offset) put(table.concat(arg.strides, ","))
       end
     end
   end

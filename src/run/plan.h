@@ -128,7 +128,7 @@ typedef struct es_run {    /* one execution */
   const int64_t *symbols;  /* values of the plan's symbols */
   void *const *data;       /* one pointer per value index; inputs, params, buffers, outputs given, contiguous; others ignored */
   uint64_t seed, step;     /* of the random ops */
-  uint64_t frozen;         /* 0, or a token of es_frozen_token: the data of parameters and buffers is what it was in every run of that token */
+  uint64_t frozen;         /* 0, or a token of es_frozen_token: parameters and buffers hold what they did in every run of it */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
   es_pool *pool;           /* NULL = calling thread only */
   struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */

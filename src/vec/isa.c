@@ -1,6 +1,5 @@
 /* Instruction sets: their names, vector widths, lowerings, and which one this processor gets.
  * Invariant: es_isa_best never names an ISA that the processor lacks or that has no lowering. */
-#include <cpuinfo.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,14 +7,19 @@
 
 static bool always(void) { return true; }
 
-static bool has_avx2(void) {
-  return cpuinfo_initialize() && cpuinfo_has_x86_avx2() && cpuinfo_has_x86_fma3();
-}
+/* The compiler's own reading of CPUID and XCR0, not libcpuinfo: a shared libcpuinfo of another version in the process is
+ * what a libtorch with its own copy would then call, and it ran without AVX (seen). */
+#if defined(__x86_64__)
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 static bool has_avx512(void) {
-  return has_avx2() && cpuinfo_has_x86_avx512f() && cpuinfo_has_x86_avx512bw() &&
-         cpuinfo_has_x86_avx512dq() && cpuinfo_has_x86_avx512vl();
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+#else
+static bool has_avx2(void) { return false; }
+static bool has_avx512(void) { return false; }
+#endif
 
 static const struct isa {
   const char *name;

@@ -25,7 +25,7 @@ const es_vec_row *es_vec_row_of(int32_t op); /* static; NULL past the last row *
 
 typedef enum es_isa { ES_ISA_scalar, ES_ISA_avx2, ES_ISA_avx512, ES_ISA_COUNT } es_isa;
 
-/* Best ISA of this processor (cpuinfo), capped by $ESPER_ISA (scalar|avx2|avx512; an unknown word means scalar, so that a
+/* Best ISA of this processor, capped by $ESPER_ISA (scalar|avx2|avx512; an unknown word means scalar, so that a
  * cap never runs what the user may have wanted to keep away), and by what lowerings exist. */
 es_isa es_isa_best(void);
 const char *es_isa_name(es_isa isa);           /* "scalar"; "unknown" for no ISA */
