@@ -154,6 +154,43 @@ output "z" %2]] },
 %1 = param "k" f32[6, 2, 3] init=ones
 %2 = conv1d %0 %1 stride=7 pad=5 dilation=4 groups=2
 output "y" %2]] },
+  { "convolution of padded planes as one flat run", { n = 2, h = 19, w = 13 }, [[%0 = input "x" f32[n, 5, h, w]
+%1 = input "k" f32[17, 5, 3, 3]
+%2 = input "b" f32[17]
+%3 = conv2d %0 %1 %2 pad=1,1
+%4 = sigmoid %3
+%5 = cast %4 to=f64
+output "y" %5]] },
+  { "convolution of even and odd rows and columns", { n = 3, h = 23, w = 37 }, [[%0 = input "x" f32[n, 3, h, w]
+%1 = input "k" f32[15, 3, 7, 7]
+%2 = conv2d %0 %1 stride=2,2 pad=3,3
+%3 = input "l" f32[40, 15, 1, 1]
+%4 = conv2d %2 %3 stride=2,2
+output "y" %2
+output "z" %4]] },
+  { "convolution of views, in place and gathered", { h = 21, w = 34 }, [[%0 = input "x" f32[2, h, w, 6]
+%1 = permute %0 perm=0,3,1,2
+%2 = input "k" f32[7, 6, 2, 3]
+%3 = conv2d %1 %2 dilation=2,1
+%4 = slice %3 axis=3 start=[1] stop=[w-3]
+%5 = input "l" f32[9, 7, 3, 2]
+%6 = conv2d %4 %5
+output "y" %6]] },
+  { "pointwise convolution of long planes", { h = 33, w = 41 }, [[%0 = input "x" f32[2, 12, h, w]
+%1 = input "k" f32[30, 6, 1, 1]
+%2 = input "b" f32[30]
+%3 = conv2d %0 %1 %2 groups=2
+%4 = relu %3
+output "y" %4]] },
+  { "depthwise convolutions", { h = 35, w = 67 }, [[%0 = input "x" f32[2, 11, h, w]
+%1 = input "k" f32[11, 1, 3, 3]
+%2 = conv2d %0 %1 pad=1,1 groups=11
+%3 = input "l" f32[11, 1, 7, 7]
+%4 = input "b" f32[11]
+%5 = conv2d %2 %3 %4 pad=3,3 groups=11
+%6 = conv2d %5 %1 pad=1,1 stride=2,2 groups=11
+%7 = tanh %6
+output "y" %7]] },
   { "contraction of several column chunks", { n = 5 }, [[%0 = input "x" f32[n, 37]
 %1 = param "w" f32[613, 37] init=ones
 %2 = linear %0 %1
@@ -247,6 +284,17 @@ output "y" %4]] },
 output "y" %1
 output "z" %2
 output "a" %3]] },
+  { "pooling of many planes, windows of every kind", { h = 39, w = 70 }, [[%0 = input "x" f32[2, 19, h, w]
+%1 = max_pool2d %0 kernel=3,3 stride=2,2 pad=1,1
+%2 = avg_pool2d %0 kernel=5,5 stride=1,1 pad=2,2
+%3 = max_pool2d %0 kernel=13,13 stride=3,3 pad=6,6
+%4 = adaptive_avg_pool2d %0 out=1,1
+%5 = adaptive_avg_pool2d %0 out=7,5
+output "a" %1
+output "b" %2
+output "c" %3
+output "d" %4
+output "e" %5]] },
   { "rotation over chunks of pairs", { t = 301 }, "%0 = input \"x\" f32[2, t, 300]\n%1 = rope %0\n%2 = abs %1\noutput \"y\" %2" },
   { "eight pieces, two of them empty", { t = 5003 }, [[%0 = input "x" f32[3, t]
 %1 = input "z" f32[3, 0]

@@ -20,6 +20,7 @@
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
 --               sharing, per group its steps
+--   compile.again(result, choices)  a fresh result once more, recipes with other choices (tuning.lua); has no key
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -162,15 +163,25 @@ local function take(r, stored)
   return true
 end
 
-local function compile_fresh(r, opts, lap)
+-- From the groups to the kernel.
+local function generate(r, opts, lap)
   local unit, code
-  build_groups(r, opts)                                                                   lap "passes"
   unit, code, r.blocks = recipes(r.groups, r, opts.listing)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.object = object_of(r.unit)                                                            lap "object"
   local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
   r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
+end
+
+-- The same graph and groups with other choices.
+local function again(r, choices)
+  local first = r.source
+  for _, name in ipairs { "name", "mode", "dtype", "isa", "hyper", "graph", "groups", "passes" } do r[name] = first[name] end
+  local text = tuning.encode(choices)
+  r.tuning = #text > 0 and text or nil
+  generate(r, {}, stopwatch(r))
+  return r
 end
 
 local function compile(r, opts)
@@ -187,7 +198,10 @@ local function compile(r, opts)
   r.key = need(artifact.key(r))                                                           lap "key"
   stored = store and artifact.load(store, r)
   stored = stored and take(r, stored)                                                     lap "store"
-  if not stored then compile_fresh(r, opts, lap) end
+  if not stored then
+    build_groups(r, opts)                                                                 lap "passes"
+    generate(r, opts, lap)
+  end
   artifact.describe(r)
   if store and stored then
     artifact.note(store, r)                                                               lap "note"
@@ -226,6 +240,7 @@ local function guarded(pipeline, source, opts)
 end
 
 function M.compile(source, opts) return guarded(compile, source, opts) end
+function M.again(result, choices) return guarded(again, result, choices) end
 function M.key(source, opts) return guarded(keyed, source, opts) end
 function M.early(source, opts) return guarded(early, source, opts) end
 function M.save(result, store, certificate) return artifact.save(store, result, certificate) end
