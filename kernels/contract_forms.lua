@@ -12,6 +12,7 @@ local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
 local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
 M.SINGLE_ROWS = 3         -- of a tile of single rows
+M.TURNED = 16             -- columns of a transposed tile, at most
 
 local function bytes_of(k, o, stride) return ("%s * %dL"):format(k:dim(stride), o.bytes) end
 
@@ -39,17 +40,27 @@ local function step(k, o, active, label, height, width, body, when)
   end)
 end
 
--- The epilogue of rows first .. m - 1 of the tile, from raw sums `line` elements apart.
+-- The epilogue of rows first .. m - 1 of the tile, from rows of raw sums `line` elements apart.
 local function finish(k, o, raw, line, first, plus)
   k:epilogue_rows { row = first == "0" and "row" or ("row + %s"):format(first), rows = first == "0" and "m" or "m - " .. first,
     column = "c0", n = "n", from = ("(char *)%s"):format(raw), from_step = ("%dL"):format(line * o.bytes), plus = plus }
 end
 
+-- Columns of a tile of dots: so many that their rows of b are about 256 KiB, of 128 to 512 bytes.
+local function dots_widths(k, o)
+  local least, list = 128 / o.bytes, {}
+  local best = math.floor(256 * 1024 / ((k.dims:value(o.k) or 1) * o.bytes) / least) * least
+  list[1] = math.max(least, math.min(4 * least, best))
+  for _, width in ipairs { 4 * least, 2 * least, least } do
+    if width ~= list[1] then list[#list + 1] = width end
+  end
+  return list
+end
+
 function M.dots(k, o, active, narrow, when)
   local rows, columns = blocks.dots_shape(o.lanes, o.dtype)
-  local height, width = HIGHEST, k:choice("contract_dots", { 128, 64, 256 })
-  if narrow then height, width = 128, 32 end
-  if o.bytes == 8 then width = width / 2 end
+  local height, width = HIGHEST, k:choice("contract_dots", dots_widths(k, o))
+  if narrow then height, width = 128, 128 / o.bytes end
   local line = width + o.lanes
   local tag = o.whole and "whole" or "any"
   local dots = k:block(blocks.dots(rows, columns, o.whole), o.dtype, "contract dots " .. tag)
@@ -103,6 +114,12 @@ end
 function M.single_rows(o)
   local nv = o.lanes > 1 and 8 or 4
   return { mr = 1, nv = nv, height = M.SINGLE_ROWS, width = nv * o.lanes, piece = K_PIECE / o.bytes / 4 }
+end
+
+--- The transposed product, for few columns: they become the rows.
+function M.turned_form(o)
+  local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
+  return { mr = mr, nv = nv, height = math.ceil(M.TURNED / mr) * mr, width = 512 / o.bytes, piece = K_PIECE / o.bytes, turned = true }
 end
 
 -- Blocks that pack; along: rows of what is packed are contiguous.
@@ -188,13 +205,21 @@ local function panel_tiles(k, o, t, last)
   if half then k:close() end
 end
 
+-- The epilogue of a tile of the transposed product: its columns are rows of the output.
+local function finish_turned(k, o, raw, form)
+  local turned = k:buffer(o.dtype, form.width * form.height)
+  k:call(packing(k, o, true), { "m", "n", raw, form.width * o.bytes .. "L", turned, form.height * o.bytes .. "L" })
+  k:epilogue_rows { row = ("batch * %s + c0"):format(k:dim(o.n)), rows = "n", column = "m0", n = "m", from = ("(char *)%s"):format(turned),
+    from_step = form.height * o.bytes .. "L", plus = o.plus }
+end
+
 --- Where nothing is left for the epilogue, one piece is all of k and register tiles fit, they go straight to the output, the
 -- bias being what they start from, but for rows below the last whole one.
 function M.tiles(k, o, active, form, label, when, panels)
   local D, nr = k.dims, form.nv * o.lanes
   local uneven_m = (D:value(o.m) or 1) % form.mr ~= 0
   local last = (D:value(o.n) or 1) % nr
-  local direct = o.direct and last == 0 and o.a_along_k and (D:value(o.k) or 1 / 0) <= form.piece
+  local direct = o.direct and not form.turned and last == 0 and o.a_along_k and (D:value(o.k) or 1 / 0) <= form.piece
   local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
   step(k, o, active, label, form.height, form.width, function()
     local raw = (not direct or uneven_m) and k:buffer(o.dtype, (direct and form.mr or form.height) * form.width)
@@ -218,7 +243,11 @@ function M.tiles(k, o, active, form, label, when, panels)
     panel_tiles(k, o, t, last)
     k:close()
     k:close()
-    if raw then finish(k, o, raw, form.width, direct and "whole" or "0", not direct and o.plus or nil) end
+    if form.turned then
+      finish_turned(k, o, raw, form)
+    elseif raw then
+      finish(k, o, raw, form.width, direct and "whole" or "0", not direct and o.plus or nil)
+    end
   end, when)
 end
 
