@@ -72,6 +72,7 @@ local function describe(k, group)
   o.a_along_k, o.a_along_m = one(o.ak, o.k), one(o.am, o.m)
   o.b_along_k, o.b_along_n = one(o.bk, o.k), one(o.bn, o.n)
   o.whole = (D:value(o.k) or 1) % (2 * o.lanes) == 0
+  o.direct = k.stored and #(group.epilogue or {}) == 0 and (not o.bias or D:value(o.bias.strides[1]) == 1)
   if o.bias then -- as an operand over the output
     local strides = {}
     for axis = 1, #group.space do strides[axis] = D:const(0) end
@@ -105,7 +106,7 @@ end
 
 -- The forms while parameters are frozen.
 local function emit_frozen(k, o, few)
-  local D, form = k.dims, forms.tile_form(o, false)
+  local D, form = k.dims, forms.tile_form(o, false, true)
   local many = more_than(D, o.m, math.min(few, FEW_FROZEN))
   local panels = forms.panels(k, o, many, form)
   if D:value(many) ~= 1 then forms.dots(k, o, D:sub(D:const(1), many), false, "frozen") end

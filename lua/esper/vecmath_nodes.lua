@@ -2,7 +2,7 @@
 -- Used by emit_chain.lua.
 --
 --   node(b, graph, id, v) -> register   v = registers of the node's inputs, and of a random op's uniform numbers
---   random[op] = how many uniform numbers the op draws
+--   random[op] = how many uniform numbers the op draws     cost(op) = about how many instructions it is
 
 local vm = require "esper.vecmath"
 
@@ -84,6 +84,12 @@ function ATTR.noise(b, attr, x, u, v)
   local radius = b:sqrt(b:mul(b:splat(-2), vm.log(b, b:add(u, b:splat(2 ^ -24)))))
   return b:fma(b:splat(attr "std"), b:mul(radius, vm.cos_turns(b, v)), x)
 end
+
+local COST = { exp = 15, log = 30, silu = 25, tanh = 30, sigmoid = 20, gelu = 40, noise = 99, dropout = 99, div = 4, sqrt = 4, rsqrt = 8,
+  lerp = 6, batch_norm = 12 }
+
+--- Instructions of an op, about.
+function M.cost(op) return COST[op] or M.copies[op] and 0 or 1 end
 
 function M.node(b, graph, id, v)
   local op = graph:op(id)
