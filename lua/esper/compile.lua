@@ -27,7 +27,6 @@
 local artifact = require "esper.artifact"
 local blueprint = require "esper.blueprint"
 local emit = require "esper.emit"
-local facts = require "esper.facts"
 local group = require "esper.group"
 local native = require "esper.native"
 local passes = require "esper.passes"
@@ -145,7 +144,7 @@ local function build_groups(r, opts)
   graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
   r.groups = need(group.build(graph))
   need(group.verify(r.groups))
-  r.groups.fixed = r.mode == "eval" and facts.fixed(r.groups.facts) or {}
+  r.groups.fixed = r.mode == "eval" and group.fixed(r.groups) or {}
 end
 
 -- Text of the choices to compile with, nil for the defaults.
