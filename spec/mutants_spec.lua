@@ -28,6 +28,8 @@ local MUTATIONS = {
 local EQUIVALENT = {
   { "loop runs one too far", "for %(long t = lo; t < hi", "a tile past the end is empty" },
   { "loop runs one too far", "for %(long first = 0; first < visible", "a block past the end is empty" },
+  { "loop runs one too far", "for %(long p = 0; p < planes", "a pass past the end has no planes" },
+  { "subtraction swapped", "%(lines %- 1%)", "it decides between two ways to the same sums" },
   { "subtraction swapped", "%(pos_%d+ %- start_%d+%)", "the two are equal where a tile begins" },
   { "subtraction swapped", "%(low %- c0%)", "both are 0 without padding" },
   { "subtraction swapped", "%(m %- 1%)", "topk moves positions only where m is 1" },
