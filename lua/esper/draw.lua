@@ -9,10 +9,10 @@ local native = require "esper.native"
 local M = {}
 
 local EDGES = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 5, 4, 6, 12, 13 }
--- By draw: the last symbol and the others. Longer than a piece of keys (attention; the second time by much, so that what it
--- replaces shows), than a buffer of a row; so few rows that contractions take other forms, in every remainder of their tiles.
+-- By draw: the last symbol and the others. Longer than a piece of keys (attention; once by much, so that what a later
+-- piece replaces shows), than a buffer of a row; so few rows that contractions take other forms, in every remainder of their tiles.
 local SPLIT = {
-  [7] = { 133, 2 }, [9] = { 250, 2 }, [12] = { 7, 1 }, [13] = { 11, 1 }, [14] = { 3, 2 }, [15] = { 5, 2 }, [16] = { 9, 1 },
+  [7] = { 250, 1 }, [9] = { 133, 2 }, [12] = { 7, 1 }, [13] = { 11, 1 }, [14] = { 3, 2 }, [15] = { 5, 2 }, [16] = { 9, 1 },
   [17] = { 1100, 1 }, [18] = { 530, 2 },
 }
 local WORK_LIMIT = 3e7    -- multiply-adds of one evaluation: tens of milliseconds of oracle and kernel each
@@ -117,7 +117,7 @@ function M.kind(graph, id, index)
   if index % 2 == 0 and op == "param" then return "birth" end
   if op == "buffer" then return init == "ones" and "positive" or "small" end
   if init == "ones" then return "near_one" end
-  if init ~= "zeros" then return "birth" end
+  if init ~= "zeros" then return index % 8 == 7 and "small" or "birth" end -- small: larger than at birth where fan-in is high
   return index % 4 == 3 and "normal" or "small" -- small keeps a residual branch in range, normal reaches every branch of it
 end
 
