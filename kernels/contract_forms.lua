@@ -63,6 +63,7 @@ function M.dots(k, o, active, narrow, when)
   if narrow then height, width = 128, 128 / o.bytes end
   local line = width + o.lanes
   local tag = o.whole and "whole" or "any"
+  local function divides(by) return (k.dims:value(o.n) or 1) % by == 0 end
   local dots = k:block(blocks.dots(rows, columns, o.whole), o.dtype, "contract dots " .. tag)
   local dot = k:block(blocks.dot(o.whole), o.dtype, "contract dot " .. tag)
   step(k, o, active, "dots", height, width, function()
@@ -84,14 +85,18 @@ function M.dots(k, o, active, narrow, when)
     dots_from(("(m - %dL)"):format(rows), "1")
     k:line("rows = m;")
     k:close()
-    k:line("if (columns < n)")
-    rest("0", "rows", "columns", "1", "n - columns")
+    if not divides(columns) then
+      k:line("if (columns < n)")
+      rest("0", "rows", "columns", "1", "n - columns")
+    end
     k:close()
     k:open("if (rows < m)")
-    k:line("long done = n / %dL * %dL;", o.lanes, o.lanes)
     rest("rows", "m - rows", "0", ("n / %dL"):format(o.lanes), o.lanes)
-    k:line("if (done < n)")
-    rest("rows", "m - rows", "done", "1", "n - done")
+    if not divides(o.lanes) then
+      k:line("long done = n / %dL * %dL;", o.lanes, o.lanes)
+      k:line("if (done < n)")
+      rest("rows", "m - rows", "done", "1", "n - done")
+    end
     k:close()
     finish(k, o, raw, line, "0", o.plus)
   end, when)

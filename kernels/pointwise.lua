@@ -1,6 +1,7 @@
 --- Recipe: groups of pointwise nodes only, copies and casts included. One pass over the space, all
 -- values in registers.
 local chain = require "esper.emit_chain"
+local turn = require "esper.emit_turn"
 
 local TILE = 16384 -- elements of a tile, about: some 64 KiB an operand, small beside a second-level cache
 
@@ -18,6 +19,7 @@ end
 return {
   name = "pointwise",
   emit = function(k, group)
+    if turn.emit(k, group) then return end
     local count, unit = k:product(group.space), whole_rows(k, group.space)
     local tile = math.floor(TILE / unit) * unit
     k:step{ tiles = k:ceildiv(count, tile) }

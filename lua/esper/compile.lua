@@ -146,7 +146,7 @@ local function build_groups(r, opts)
   graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
   r.groups = need(stage.group.build(graph))
   need(stage.group.verify(r.groups))
-  r.groups.fixed = r.mode == "eval" and stage.facts.fixed(r.groups.facts) or {}
+  r.groups.fixed = r.mode == "eval" and stage.group.fixed(r.groups) or {}
 end
 
 -- Text of the choices to compile with, nil for the defaults.

@@ -47,21 +47,23 @@ local function is_float(dtype) return dtype == "f32" or dtype == "f64" end
 local FLOAT = { f32 = true, f64 = true }
 local WHOLE = { i32 = true, i64 = true } -- vectors move these, and nothing else
 
--- "vector" when node `id` and all it reads are of one type that vectors hold; else "scalar".
+-- "vector" when node `id` and all it reads are of one type that vectors hold, or when it casts within one width; else
+-- "scalar". And the type of its block.
 local function kind_of(plan, id, inputs)
   local graph, dtype = plan.k.graph, plan.k.graph:dtype(id)
   local custom = plan.custom[id]
   local moves = custom and not custom.compute or not custom and nodes.copies[graph:op(id)]
+  if not custom and nodes.casts(graph, id) then return "vector", "f32" end
   if not (FLOAT[dtype] or WHOLE[dtype] and moves) then return "scalar" end
   for _, arg in ipairs(inputs) do
     local from = arg.dtype or (arg.node and graph:dtype(arg.node)) or dtype
     if from ~= dtype or arg.const and WHOLE[dtype] then return "scalar" end
   end
-  return "vector"
+  return "vector", dtype
 end
 
-local function add_node(plan, kind, id)
-  local dtype, stage = plan.k.graph:dtype(id), plan.stages[1]
+local function add_node(plan, id, kind, dtype)
+  local stage = plan.stages[1]
   if not stage then
     stage = { kind = kind, dtype = dtype, nodes = {} }
     plan.stages[1] = stage
@@ -83,7 +85,7 @@ function M.plan(k, spec)
     end
     plan.inputs[id] = inputs
     if not custom then plan.random[id] = nodes.random[k.graph:op(id)] end
-    add_node(plan, kind_of(plan, id, inputs), id)
+    add_node(plan, id, kind_of(plan, id, inputs))
   end
   plan.simple = next(plan.random) == nil and (#plan.stages == 0 or plan.stages[1].kind == "vector")
   return plan

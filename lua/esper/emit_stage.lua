@@ -1,6 +1,7 @@
 --- The nodes of a chain as code: one vector block over a run and its rows, or, for what no block does, a plain C loop.
 -- Used by emit_chain.lua, which plans chains, by emit_fold.lua and the recipe norm, whose passes are not plain walks.
 
+local hoist = require "esper.emit_hoist"
 local nodes = require "esper.vecmath_nodes"
 local random = require "esper.vecrandom"
 local scalar = require "esper.emit_scalar"
@@ -102,9 +103,9 @@ function M.operand(k, s, w, dtype)
   local column = sweep.amount(k, w.step, bytes)
   local strides = { column }
   if w.rows then strides = { sweep.amount(k, w.row, bytes), column } end
-  local operand = { strides = strides, bytes = bytes }
+  local operand = { strides = strides, bytes = bytes, whole = dtype == "i32" and s.b.type == "f32" }
   if column == 0 and (not w.rows or strides[1] == 0) and not w.written then
-    operand.once = s.b:bcast(s:word(w.ptr))
+    operand.once = sweep.one(s.b, s:word(w.ptr), operand.whole)
     return operand
   end
   operand.at, operand.written = s:pointer(w.ptr), w.written
@@ -131,6 +132,18 @@ local function unroll(plan)
   return cost <= 6 and 4 or cost <= 12 and 2 or 1
 end
 
+-- Is there work in the loop over columns that reads only what stays the same in it?
+local function worth_hoisting(plan, operands)
+  for _, id in ipairs(plan.nodes) do
+    if not plan.custom[id] and nodes.cost(plan.k.graph:op(id)) >= 4 then
+      for _, arg in ipairs(plan.inputs[id]) do
+        local strides = arg.source and operands[arg.source].strides
+        if strides and strides[#strides] == 0 then return true end
+      end
+    end
+  end
+end
+
 local function run_vector(plan, run, stores, multiple)
   local k, s = plan.k, nil
   local stage = plan.stages[1]
@@ -148,14 +161,22 @@ local function run_vector(plan, run, stores, multiple)
       draw = M.draws(plan, s, #operands)
     end
     local columns = run.aligned and run.extent or run.n
-    s:pass {
-      extents = run.rows and { run.rows, columns } or { columns }, operands = operands, unroll = unroll(plan),
-      multiple = multiple,
-      body = function(v)
-        local value = M.compute(plan, b, stage, function(arg) return arg.source and v.get(arg.source) or draw(arg, v) end)
-        for i, id in ipairs(stores) do v.put(first + i, value[id]) end
-      end,
-    }()
+    local pass = { extents = run.rows and { run.rows, columns } or { columns }, operands = operands, unroll = unroll(plan),
+                   multiple = multiple }
+    local h
+    if worth_hoisting(plan, operands) then
+      function pass.before(get)
+        h = hoist.new(b)
+        M.compute(plan, h.before, stage, function(arg) return arg.source and get(arg.source) or hoist.changing end)
+      end
+    end
+    function pass.body(v)
+      local value = M.compute(plan, h and h:inside() or b, stage, function(arg)
+        return arg.source and v.get(arg.source) or draw(arg, v)
+      end)
+      for i, id in ipairs(stores) do v.put(first + i, value[id]) end
+    end
+    s:pass(pass)()
   end, stage.dtype)
   k:call(block, s.words)
 end

@@ -9,9 +9,11 @@
 --                                outside all loops; multiple: the last extent is known to be a multiple of the lanes
 --   pass()                       emits the loops; operands' addresses are afterwards what they were
 --     operand = { at = p, strides = { amount in bytes, one per extent }, bytes = of an element, once = true when the same
---                 element serves the whole block, load = fn(operand, displacement, mask) when it is no plain read }
+--                 element serves the whole block, whole = true for integers in a block of floats, load = fn(operand, displacement, mask) when it is no plain read }
 --     v.get(i)   register of operand i here    v.put(i, x)   stores to operand i; with operands.where, number where[i]
 --     v.mask     mask of the tail, or nil      v.part        which of `unroll` independent accumulators to use, from 1
+--     before = fn(get)   of the pass, is called in front of the loop over the last extent, with registers of what that loop does
+--                        not move
 --     pass.straight   the pass is v = 1, 2, ... without a loop: v.ahead numbers them from 0, the same in every such pass,
 --                     and what one of them computed is good in the next pass
 --   s:across{ count = amount, operands = , unroll = , body = fn(width, mask) }      columns in strips of `width` vectors
@@ -126,8 +128,8 @@ local function vector(s, operands, fixed, ahead, mask)
   local function place(operand) return ahead * b.lanes * operand.strides[#operand.strides] end
   local function read(operand)
     if operand.load then return operand.load(operand, ahead, mask) end
-    if operand.gap then return b:loads(operand.at, operand.gap, 0, mask) end
-    return b:load(operand.at, place(operand), mask)
+    if operand.gap then return (operand.whole and b.iloads or b.loads)(b, operand.at, operand.gap, 0, mask) end
+    return (operand.whole and b.iload or b.load)(b, operand.at, place(operand), mask)
   end
   return {
     mask = mask, ahead = ahead,
@@ -146,12 +148,15 @@ local function vector(s, operands, fixed, ahead, mask)
   }
 end
 
+--- The element at p in every lane; whole: of integers, in a block of floats.
+function M.one(b, p, whole) return (whole and b.ibcast or b.bcast)(b, p) end
+
 -- Registers of the operands that the last axis does not move.
 local function fixed_of(s, operands)
   local fixed = {}
   for i, operand in ipairs(operands) do
     if operand.strides[#operand.strides] == 0 and not (operand.once or operand.load or operand.written) then
-      fixed[i] = s.b:bcast(operand.at)
+      fixed[i] = M.one(s.b, operand.at, operand.whole)
     end
   end
   return fixed
@@ -202,6 +207,7 @@ end
 function Pass:level(level)
   if level == #self.extents then
     self.fixed = fixed_of(self.s, self.operands)
+    if self.before then self.before(function(i) return self.operands[i].once or self.fixed[i] end) end
     return self:columns()
   end
   self.s.b:loop(self.counts[level], function()
@@ -227,7 +233,7 @@ end
 
 --- See the top. Everything that needs to be ready before the loops is made here.
 function Sweep:pass(p)
-  local pass = setmetatable({ s = self, extents = p.extents, operands = p.operands, body = p.body, unroll = p.unroll or 1,
+  local pass = setmetatable({ s = self, extents = p.extents, operands = p.operands, body = p.body, before = p.before, unroll = p.unroll or 1,
                               counts = {} }, Pass)
   local strided = false
   for _, operand in ipairs(p.operands) do strided = self:spread(operand) or strided end

@@ -190,13 +190,12 @@ function Planner:roots()
   end
 end
 
--- Groups that compute with parameters alone and store no output of the kernel: their results are kept while those are frozen.
+-- Groups whose results are kept while parameters are frozen: those that compute what groups.fixed names.
 function Planner:find_fixed()
   local fixed = self.groups.fixed or {}
   for n, group in ipairs(self.groups.groups) do
     local all = true
     for id in pairs(group.args) do all = all and fixed[id] end
-    for _, id in ipairs(group.outputs) do all = all and not self.output[id] and not self.update[id] end
     self.fixed[n] = all or nil
   end
 end
