@@ -106,7 +106,7 @@ end
 
 -- The forms while parameters are frozen.
 local function emit_frozen(k, o, few)
-  local D, form = k.dims, forms.tile_form(o, false, true)
+  local D, form = k.dims, forms.tile_form(k, o, false, true)
   local many = more_than(D, o.m, math.min(few, FEW_FROZEN))
   local panels = forms.panels(k, o, many, form)
   if D:value(many) ~= 1 then forms.dots(k, o, D:sub(D:const(1), many), false, "frozen") end
@@ -128,12 +128,13 @@ local function emit_many(k, o, active, when)
   if n and n <= forms.TURNED and not o.b_along_k then
     return forms.tiles(k, transposed(o), active, forms.turned_form(o), "turned tiles", when)
   end
-  forms.tiles(k, o, active, forms.tile_form(o, (n or 1) % (4 * o.lanes) ~= 0), "tiles", when)
+  forms.tiles(k, o, active, forms.tile_form(k, o, (n or 1) % (4 * o.lanes) ~= 0), "tiles", when)
 end
 
 local function emit(k, group)
   local D, o = k.dims, describe(k, group)
   local few, when = few_rows(k, o), nil
+  if few > 0 and few < NEVER then few = k:choice("contract_few", { few, math.floor(few / 2), 2 * few }) end
   if keeps(k, o, few) then
     emit_frozen(k, o, few)
     when = "fluid"

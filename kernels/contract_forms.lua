@@ -105,14 +105,18 @@ end
 -- A form of tiles: register tile (rows, vectors of columns), tile (rows, columns), elements of k that are packed at a time.
 -- What is packed is packed once per tile, so the tile is long across it; all buffers together stay in 56 KiB. panels: b is
 -- in panels already.
-function M.tile_form(o, uneven_n, panels)
+function M.tile_form(k, o, uneven_n, panels)
   local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
   local panel = math.max(nv * o.lanes, 128 / o.bytes)
-  local height, width, piece = 256, panel, K_PIECE / o.bytes
-  if o.a_along_k and o.b_along_n then height, width = 64, 4 * panel end
-  if not o.a_along_k then height, width = 32, (o.b_along_n and not uneven_n and 8 or 4) * panel end
+  local heights, width, piece = { 256, 128 }, panel, K_PIECE / o.bytes
+  if not o.a_along_k then
+    heights, width = { 32 }, (o.b_along_n and not uneven_n and 8 or 4) * panel
+  elseif o.b_along_n then
+    heights, width = { 64, 32 }, 4 * panel
+  end
   if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
-  if panels and o.a_along_k then piece = 4 * K_PIECE / o.bytes end
+  if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 4 * K_PIECE / o.bytes end
+  local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
   return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
 end
 
