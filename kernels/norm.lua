@@ -126,7 +126,7 @@ local function emit(k, l, start, n)
   plan.inputs[id] = { unpack(plan.inputs[id], 2) } -- the value comes from the fold
   fold.run(k, {
     space = l.space, kept = l.kept, reduced = l.reduced, sideways = k.dims:value(l.behind) ~= 1, start = start, n = n,
-    plan = plan, front = group.prologue, input = input, terms = k:product(fold.pick(l.space, l.reduced)), stats = stats,
+    plan = plan, front = group.prologue, inputs = { input }, terms = k:product(fold.pick(l.space, l.reduced)), stats = stats,
     nodes = append({ id }, group.epilogue), stores = group.outputs,
     write = function(found, x)
       function custom.compute(b, ...) return formula(b, found, x, ...) end

@@ -265,6 +265,91 @@ output "a" %1
 output "b" %2
 output "c" %4
 output "d" %5]] },
+  { "reductions in pieces of rows and of columns", { n = 5003 }, [[%0 = input "x" f32[n, 70]
+%1 = relu %0
+%2 = reduce_var %1 axes=0 correction=1
+%3 = reduce_mean %0 axes=0
+%4 = neg %0
+%5 = reduce_max %4 axes=0,1
+%6 = input "z" f64[3, n, 5]
+%7 = reduce_var %6 axes=1,2
+%8 = sqrt %7
+%9 = reshape %0 shape=[2*n*35]
+%10 = reduce_var %9 axes=0
+output "a" %2
+output "b" %3
+output "c" %5
+output "d" %8
+output "e" %10]] },
+  { "rows side by side, work in front and behind", { n = 37, w = 301 }, [[%0 = input "x" f32[2, n, w]
+%1 = input "g" f32[w]
+%2 = mul %0 %1
+%3 = softmax %2 axis=1
+%4 = add %3 %0
+%5 = permute %0 perm=0,2,1
+%6 = log_softmax %5 axis=1
+%7 = input "z" f64[n, 3, w]
+%8 = softmax %7 axis=0
+output "y" %3
+output "z" %4
+output "a" %6
+output "b" %8]] },
+  { "norms of rows with work in front and behind", { n = 301 }, [[%0 = input "x" f32[3, n, 200]
+%1 = input "g" f32[200]
+%2 = input "h" f32[3, 1, 1]
+%3 = mul %0 %1
+%4 = layer_norm %3 %1 %1 dims=1
+%5 = add %4 %0
+%6 = mul %5 %2
+%7 = layer_norm %0 dims=2
+%8 = rms_norm %0 %1
+%9 = tanh %8
+%10 = input "z" f64[n, 7]
+%11 = softmax %10
+output "y" %6
+output "z" %7
+output "a" %9
+output "b" %11]] },
+  { "transposes with and without edges", { h = 83, w = 197 }, [[%0 = input "x" f32[3, h, w]
+%1 = permute %0 perm=0,2,1
+%2 = input "g" f32[w, 1]
+%3 = input "o" f32[h]
+%4 = add %1 %2
+%5 = mul %4 %3
+%6 = input "z" f64[2, 5, h, 64]
+%7 = permute %6 perm=3,0,2,1
+%8 = permute %6 perm=0,2,3,1
+%9 = input "s" f32[17, 16, 3]
+%10 = permute %9 perm=2,1,0
+%11 = neg %10
+%12 = input "i" i64[h, w]
+%13 = permute %12 perm=1,0
+output "b2" %13
+output "y" %5
+output "z" %7
+output "a" %8
+output "b" %11]] },
+  { "random numbers of many vectors", { n = 1003 }, [[%0 = input "x" f32[n, 70]
+%1 = dropout %0 p=0.3 stream=7
+%2 = noise %0 std=0.5 stream=8
+%3 = softmax %0
+%4 = dropout %3 p=0.1 stream=9
+%5 = input "z" f64[n, 5]
+%6 = dropout %5 p=0.5 stream=10
+%7 = noise %5 std=2 stream=11
+output "y" %1
+output "z" %2
+output "a" %4
+output "b" %6
+output "c" %7]] },
+  { "casts of many vectors", { n = 3001 }, [[%0 = input "x" f32[n, 3]
+%1 = cast %0 to=i32
+%2 = cast %1 to=f32
+%3 = permute %1 perm=1,0
+%4 = cast %3 to=f32
+output "y" %1
+output "z" %2
+output "a" %4]] },
   { "indices by the thousand", { n = 1777 }, [[%0 = input "x" f32[97, 131]
 %1 = input "i" i32[n]
 %2 = embedding %0 %1

@@ -3,13 +3,17 @@
 --
 --   fold.run(k, { space=, kept={axes}, reduced={axes}, sideways=bool,      axes count from 1
 --     start=, n=           kept positions, row-major over the kept axes (C expressions)
+--     terms=               how many elements one position folds: a dim, or a C expression
+--     piece={ start=, n= } the part of the reduced axes' first collapsed extent that is meant (C expressions); nil: all of it
 --     plan=, front={ids}   a chain's plan (emit_chain.lua) whose nodes begin with `front`, computed at every element
---     input=               the plan's input that gives an element's value x: { node= } or { source= }
+--     inputs={ input, ... }   the plan's inputs that give an element's value x: { node= } or { source= }; x is a list when
+--                          there are several
 --     stats={ stat, ... }  in order: { kind = of fold.kinds, value = fn(b, x, earlier...) -> what is folded,
 --                          finish = fn(b, folded, count) -> the statistic, or nil; keep = true: the write gets this value as x }
 --     write=fn(stats, x)   evaluates the rest of the plan: sets what its anchor computes; see `nodes`, `stores`
 --     nodes=, stores=      ids of the plan behind `front`, and which of them are written to the outputs, row-major
---     into= })             without write: C array, one element per position, that takes the last statistic
+--     into={ into, ... }}) without write: { stat = number, at = char * of an array over the positions, minus= }; minus:
+--                          position of its first element (C expression), nil: 0
 -- Vectors run along the reduced axes of one kept position, or sideways: across neighbouring kept positions.
 -- Invariant: an element is read in every pass over its row before it is written; the order of a sum depends on extents
 -- and lanes alone.
@@ -103,11 +107,12 @@ function Fold:over_reduced(which, last)
     out[n], out.where[i] = operand, n
   end
   for level, extent in ipairs(extents) do extents[level] = sweep.amount(k, extent) end
+  if self.spec.piece then extents[1] = self.spec.piece.n end
   return extents, out
 end
 
--- Operands that nodes read, and input `x` when it is given.
-function Fold:read_by(ids, x, also)
+-- Operands that nodes read, and `inputs`.
+function Fold:read_by(ids, inputs, also)
   local list, seen = {}, {}
   local function need(i)
     if i and not seen[i] then
@@ -119,7 +124,7 @@ function Fold:read_by(ids, x, also)
     for _, arg in ipairs(self.spec.plan.inputs[id]) do need(arg.source) end
     if self.spec.plan.random[id] then need(self.index) end
   end
-  need(x and x.source)
+  for _, input in ipairs(inputs or {}) do need(input.source) end
   for _, i in ipairs(also or {}) do need(i) end
   return list
 end
@@ -135,7 +140,9 @@ end
 function Fold:value(v)
   local spec = self.spec
   local value = stages.compute(spec.plan, self.s.b, { nodes = spec.front }, self:fetch(v))
-  return spec.input.node and value[spec.input.node] or self:fetch(v)(spec.input)
+  local list = {}
+  for i, input in ipairs(spec.inputs) do list[i] = input.node and value[input.node] or self:fetch(v)(input) end
+  return #list == 1 and list[1] or list
 end
 
 -- Computes and stores what comes behind the statistics; x(v) gives the element's value.
@@ -162,7 +169,7 @@ function Fold:write_reads()
   if self.keeps then return self:read_by(spec.nodes, nil, also) end
   local ids = { unpack(spec.front) }
   for _, id in ipairs(spec.nodes) do ids[#ids + 1] = id end
-  return self:read_by(ids, spec.input, also)
+  return self:read_by(ids, spec.inputs, also)
 end
 
 -- ---- along the reduced axes ----
@@ -173,7 +180,7 @@ local STRAIGHT = 4 -- vectors up to which a row stays in registers from pass to 
 function Fold:stat_pass(stat, stats)
   local spec, b = self.spec, self.s.b
   local price = cost(self.k, spec.front) + (stat.price or 1)
-  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.input, stat.keep and { self.first_store }), false)
+  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), false)
   local kind, count, parts, add = M.kinds[stat.kind], unroll(price), nil, nil
   local pass
   pass = self.s:pass { extents = extents, operands = operands, unroll = count, straight = STRAIGHT, body = function(v)
@@ -220,7 +227,8 @@ function Fold:along(w)
     self.memo = {}
     for i in ipairs(stats) do stats[i] = nil end
     for i, pass in ipairs(passes) do stats[i] = pass() end
-    if write then write() else b:store1(self.operands[self.first_store].at, stats[#stats]) end
+    if write then write() end
+    for i, into in ipairs(spec.into or {}) do b:store1(self.operands[self.first_store + i - 1].at, stats[into.stat]) end
     for _, operand in ipairs(self.operands) do
       if operand.at then s:move(operand.at, sweep.amount(self.k, operand.step, operand.bytes)) end
     end
@@ -231,7 +239,7 @@ end
 
 function Fold:stat_down(stat, stats, width, mask)
   local spec, b = self.spec, self.s.b
-  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.input, stat.keep and { self.first_store }), true)
+  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), true)
   local parts, add = accumulators(b, M.kinds[stat.kind], width)
   local function earlier(u)
     local list = {}
@@ -251,11 +259,11 @@ end
 function Fold:strip(width, mask)
   local spec, s, stats = self.spec, self.s, {}
   for i, stat in ipairs(spec.stats) do stats[i] = self:stat_down(stat, stats, width, mask) end
-  if not spec.write then
-    local into = self.operands[self.first_store]
-    for u = 1, width do s.b:store(into.at, stats[#stats][u], (u - 1) * s.b.lanes * into.bytes, mask) end
-    return
+  for i, into in ipairs(spec.into or {}) do
+    local operand = self.operands[self.first_store + i - 1]
+    for u = 1, width do s.b:store(operand.at, stats[into.stat][u], (u - 1) * s.b.lanes * operand.bytes, mask) end
   end
+  if not spec.write then return end
   local extents, operands = self:over_reduced(self:write_reads(), true)
   s:down({ extents = extents, operands = operands, body = function(v)
     local mine = {}
@@ -270,7 +278,7 @@ function Fold:across(w)
     if o.at then operands[#operands + 1] = { at = o.at, bytes = o.bytes, strides = { sweep.amount(self.k, o.step, o.bytes) } } end
   end
   for _, stat in ipairs(self.spec.stats) do price = price + (stat.price or 1) end
-  self.s:across { count = w.n, operands = operands, unroll = unroll(price), body = function(width, mask)
+  self.s:across { count = w.n, operands = operands, unroll = price <= 2 and 8 or unroll(price), body = function(width, mask)
     self:strip(width, mask)
   end }
 end
@@ -280,12 +288,18 @@ end
 local function walk_operands(k, spec)
   local list, own = {}, k:contiguous(spec.space)
   for i in ipairs(spec.plan.sources) do list[i] = chain.operand(k, spec.plan, i) end
+  if spec.piece then
+    local _, steps = M.collapsed(k, spec.plan, spec.space, spec.reduced)
+    for i, operand in ipairs(list) do
+      operand.at = ("(%s + %s * %s * %dL)"):format(operand.at, k:atom(spec.piece.start), k:dim(steps[i][1]), operand.bytes)
+    end
+  end
   for _, id in ipairs(spec.stores or {}) do
     list[#list + 1] = { at = k:write(id), strides = own, bytes = k:bytes(k.graph:dtype(id)), written = true }
   end
   if next(spec.plan.random) then list[#list + 1] = { index = true, strides = own } end
-  if spec.into then
-    list[#list + 1] = { at = spec.into, strides = M.over_kept(k, spec.space, spec.kept), minus = spec.start, written = true,
+  for _, into in ipairs(spec.into or {}) do
+    list[#list + 1] = { at = into.at, strides = M.over_kept(k, spec.space, spec.kept), minus = into.minus, written = true,
                         bytes = k:bytes(k.graph:dtype(k.group.anchor)) }
   end
   return list
@@ -315,10 +329,17 @@ function M.run(k, spec)
   end }
 end
 
---- A number of terms (dim) as a vector; made outside loops.
+--- A number of terms (dim or C expression) as a vector; made outside loops.
 function M.count(s, terms)
-  local known = s.k.dims:value(terms)
-  return known and s.b:splat(known) or s.b:cvt_f(s.b:splatg(s:g(s.k:dim(terms))))
+  local amount = type(terms) == "string" and terms or sweep.amount(s.k, terms)
+  return type(amount) == "number" and s.b:splat(amount) or s.b:cvt_f(s.b:splatg(s:g(amount)))
+end
+
+--- Extents and strides of the plan's sources over some axes of the space, adjacent axes merged where all allow it.
+function M.collapsed(k, plan, space, axes)
+  local lists = {}
+  for i, source in ipairs(plan.sources) do lists[i] = pick(source.strides, axes) end
+  return k:collapse(pick(space, axes), lists)
 end
 
 --- Strides, in `space`, of an array over the kept positions.

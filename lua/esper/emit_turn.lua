@@ -41,6 +41,9 @@ local function pieces(k, extent, size)
   return e % size == 0 and size or e % size, size
 end
 
+-- Integers are moved as floats of their width.
+local function moved_as(dtype) return ({ i32 = "f32", i64 = "f64" })[dtype] or dtype end
+
 -- ---- the block ----
 
 -- Runs body() with the addresses of `operands` at every `lanes` elements of an axis of `count` (C expression) elements, the
@@ -116,7 +119,7 @@ local function call(k, plan, w, turned, stores, nj, nl)
     squares(s, nl, along, at, function()
       squares(s, nj, down, at, function() square(s, plan, o, turned, stores) end)
     end)
-  end, plan.stages[1].dtype)
+  end, moved_as(plan.stages[1].dtype))
   k:call(block, s.words)
 end
 
@@ -144,7 +147,7 @@ function M.emit(k, group)
   if #group.space < 2 then return false end
   local spec = { nodes = group.epilogue, stores = group.outputs }
   local early = chain.plan(k, spec)
-  if not early.simple then return false end
+  if not early.simple or nodes.casts(k.graph, group.epilogue[1]) then return false end
   local price, dtype = 0, early.stages[1].dtype
   for _, id in ipairs(group.epilogue) do price = price + nodes.cost(k.graph:op(id)) end
   if price > MOST then return false end
