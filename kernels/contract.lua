@@ -17,7 +17,7 @@ local forms = require "kernels.contract_forms"
 -- Rows up to which dots are used with registers enough for 4 x 4 sums and operands, and with fewer; at least 4, and no more than
 -- one per so many bytes of a row: tiles pay for packing, dots for adding up lanes. FEW_FROZEN: where b is in panels already.
 local FEW = { wide = { rows = 48, bytes = 32 }, narrow = { rows = 16, bytes = 64 } }
-local FEW_FROZEN = 6
+local FEW_FROZEN = 20
 local NARROW, DEEP = 24, 64 -- up to so many columns, from so much depth on, dots waste less than tiles
 local NEVER = 2 ^ 40      -- more rows than there can be
 
@@ -72,6 +72,7 @@ local function describe(k, group)
   o.a_along_k, o.a_along_m = one(o.ak, o.k), one(o.am, o.m)
   o.b_along_k, o.b_along_n = one(o.bk, o.k), one(o.bn, o.n)
   o.whole = (D:value(o.k) or 1) % (2 * o.lanes) == 0
+  o.direct = k.stored and #(group.epilogue or {}) == 0 and (not o.bias or D:value(o.bias.strides[1]) == 1)
   if o.bias then -- as an operand over the output
     local strides = {}
     for axis = 1, #group.space do strides[axis] = D:const(0) end
@@ -105,16 +106,35 @@ end
 
 -- The forms while parameters are frozen.
 local function emit_frozen(k, o, few)
-  local D, form = k.dims, forms.tile_form(o, false)
+  local D, form = k.dims, forms.tile_form(k, o, false, true)
   local many = more_than(D, o.m, math.min(few, FEW_FROZEN))
   local panels = forms.panels(k, o, many, form)
   if D:value(many) ~= 1 then forms.dots(k, o, D:sub(D:const(1), many), false, "frozen") end
   if D:value(many) ~= 0 then forms.tiles(k, o, many, form, "panel tiles", "frozen", panels) end
 end
 
+-- The same as out' = b' a': rows and columns change places.
+local function transposed(o)
+  local t = {}
+  for key, value in pairs(o) do t[key] = value end
+  t.a, t.am, t.ak, t.batch_a, t.a_along_k, t.a_along_m = o.b, o.bn, o.bk, o.batch_b, o.b_along_k, o.b_along_n
+  t.b, t.bn, t.bk, t.batch_b, t.b_along_k, t.b_along_n = o.a, o.am, o.ak, o.batch_a, o.a_along_k, o.a_along_m
+  t.m, t.n = o.n, o.m
+  return t
+end
+
+local function emit_many(k, o, active, when)
+  local n = k.dims:value(o.n)
+  if n and n <= forms.TURNED and not o.b_along_k then
+    return forms.tiles(k, transposed(o), active, forms.turned_form(o), "turned tiles", when)
+  end
+  forms.tiles(k, o, active, forms.tile_form(k, o, (n or 1) % (4 * o.lanes) ~= 0), "tiles", when)
+end
+
 local function emit(k, group)
   local D, o = k.dims, describe(k, group)
   local few, when = few_rows(k, o), nil
+  if few > 0 and few < NEVER then few = k:choice("contract_few", { few, math.floor(few / 2), 2 * few }) end
   if keeps(k, o, few) then
     emit_frozen(k, o, few)
     when = "fluid"
@@ -126,7 +146,7 @@ local function emit(k, group)
     many = more_than(D, o.m, forms.SINGLE_ROWS)
     if D:value(many) ~= 1 then forms.tiles(k, o, D:sub(D:const(1), many), forms.single_rows(o), "rows", when) end
   end
-  if D:value(many) ~= 0 then forms.tiles(k, o, many, forms.tile_form(o, (D:value(o.n) or 1) % (4 * o.lanes) ~= 0), "tiles", when) end
+  if D:value(many) ~= 0 then emit_many(k, o, many, when) end
 end
 
 return { name = "contract", emit = emit }

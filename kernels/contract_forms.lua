@@ -12,6 +12,7 @@ local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
 local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
 M.SINGLE_ROWS = 3         -- of a tile of single rows
+M.TURNED = 16             -- columns of a transposed tile, at most
 
 local function bytes_of(k, o, stride) return ("%s * %dL"):format(k:dim(stride), o.bytes) end
 
@@ -39,18 +40,30 @@ local function step(k, o, active, label, height, width, body, when)
   end)
 end
 
-local function finish(k, o, raw, line)
-  k:epilogue_rows { row = "row", rows = "m", column = "c0", n = "n", from = ("(char *)%s"):format(raw),
-    from_step = ("%dL"):format(line * o.bytes), plus = o.plus }
+-- The epilogue of rows first .. m - 1 of the tile, from rows of raw sums `line` elements apart.
+local function finish(k, o, raw, line, first, plus)
+  k:epilogue_rows { row = first == "0" and "row" or ("row + %s"):format(first), rows = first == "0" and "m" or "m - " .. first,
+    column = "c0", n = "n", from = ("(char *)%s"):format(raw), from_step = ("%dL"):format(line * o.bytes), plus = plus }
+end
+
+-- Columns of a tile of dots: so many that their rows of b are about 256 KiB, of 128 to 512 bytes.
+local function dots_widths(k, o)
+  local least, list = 128 / o.bytes, {}
+  local best = math.floor(256 * 1024 / ((k.dims:value(o.k) or 1) * o.bytes) / least) * least
+  list[1] = math.max(least, math.min(4 * least, best))
+  for _, width in ipairs { 4 * least, 2 * least, least } do
+    if width ~= list[1] then list[#list + 1] = width end
+  end
+  return list
 end
 
 function M.dots(k, o, active, narrow, when)
   local rows, columns = blocks.dots_shape(o.lanes, o.dtype)
-  local height, width = HIGHEST, k:choice("contract_dots", { 128, 64, 256 })
-  if narrow then height, width = 128, 32 end
-  if o.bytes == 8 then width = width / 2 end
+  local height, width = HIGHEST, k:choice("contract_dots", dots_widths(k, o))
+  if narrow then height, width = 128, 128 / o.bytes end
   local line = width + o.lanes
   local tag = o.whole and "whole" or "any"
+  local function divides(by) return (k.dims:value(o.n) or 1) % by == 0 end
   local dots = k:block(blocks.dots(rows, columns, o.whole), o.dtype, "contract dots " .. tag)
   local dot = k:block(blocks.dot(o.whole), o.dtype, "contract dot " .. tag)
   step(k, o, active, "dots", height, width, function()
@@ -72,28 +85,38 @@ function M.dots(k, o, active, narrow, when)
     dots_from(("(m - %dL)"):format(rows), "1")
     k:line("rows = m;")
     k:close()
-    k:line("if (columns < n)")
-    rest("0", "rows", "columns", "1", "n - columns")
+    if not divides(columns) then
+      k:line("if (columns < n)")
+      rest("0", "rows", "columns", "1", "n - columns")
+    end
     k:close()
     k:open("if (rows < m)")
-    k:line("long done = n / %dL * %dL;", o.lanes, o.lanes)
     rest("rows", "m - rows", "0", ("n / %dL"):format(o.lanes), o.lanes)
-    k:line("if (done < n)")
-    rest("rows", "m - rows", "done", "1", "n - done")
+    if not divides(o.lanes) then
+      k:line("long done = n / %dL * %dL;", o.lanes, o.lanes)
+      k:line("if (done < n)")
+      rest("rows", "m - rows", "done", "1", "n - done")
+    end
     k:close()
-    finish(k, o, raw, line)
+    finish(k, o, raw, line, "0", o.plus)
   end, when)
 end
 
 -- A form of tiles: register tile (rows, vectors of columns), tile (rows, columns), elements of k that are packed at a time.
--- What is packed is packed once per tile, so the tile is long across it; all buffers together stay in 56 KiB.
-function M.tile_form(o, uneven_n)
+-- What is packed is packed once per tile, so the tile is long across it; all buffers together stay in 56 KiB. panels: b is
+-- in panels already.
+function M.tile_form(k, o, uneven_n, panels)
   local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
   local panel = math.max(nv * o.lanes, 128 / o.bytes)
-  local height, width, piece = 256, panel, K_PIECE / o.bytes
-  if o.a_along_k and o.b_along_n then height, width = 64, 4 * panel end
-  if not o.a_along_k then height, width = 32, (o.b_along_n and not uneven_n and 8 or 4) * panel end
+  local heights, width, piece = { 256, 128 }, panel, K_PIECE / o.bytes
+  if not o.a_along_k then
+    heights, width = { 32 }, (o.b_along_n and not uneven_n and 8 or 4) * panel
+  elseif o.b_along_n then
+    heights, width = { 64, 32 }, 4 * panel
+  end
   if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
+  if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 4 * K_PIECE / o.bytes end
+  local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
   return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
 end
 
@@ -102,22 +125,23 @@ function M.single_rows(o)
   return { mr = 1, nv = nv, height = M.SINGLE_ROWS, width = nv * o.lanes, piece = K_PIECE / o.bytes / 4 }
 end
 
+--- The transposed product, for few columns: they become the rows.
+function M.turned_form(o)
+  local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
+  return { mr = mr, nv = nv, height = math.ceil(M.TURNED / mr) * mr, width = 512 / o.bytes, piece = K_PIECE / o.bytes, turned = true }
+end
+
 -- Blocks that pack; along: rows of what is packed are contiguous.
 local function packing(k, o, along)
   return along and k:block(blocks.turn(), o.dtype, "contract turn") or k:block(blocks.copy(), o.dtype, "contract copy")
 end
 
-local function tile_block(k, o, mr, nv)
-  return k:block(blocks.tile(mr, nv), o.dtype, ("contract tile %d %d"):format(mr, nv))
-end
-
 -- Packs what of a is not read as it lies: all of it, or the rows below the last whole register tile.
-local function pack_a(k, o, form, packed, line)
+local function pack_a(k, o, packed, line)
   local ak, am = bytes_of(k, o, o.ak), bytes_of(k, o, o.am)
   if o.a_along_k then
-    k:line("if (full * %dL < m)", form.mr)
-    k:call(packing(k, o, false), { ("m - full * %dL"):format(form.mr), "depth", ("a_k + full * %dL * %s"):format(form.mr, am), am,
-      ak, packed, line })
+    k:line("if (whole < m)")
+    k:call(packing(k, o, false), { "m - whole", "depth", ("a_k + whole * %s"):format(am), am, ak, packed, line })
   elseif o.a_along_m then
     k:call(packing(k, o, true), { "depth", "m", "a_k", ak, packed, line })
   else
@@ -161,51 +185,78 @@ local function place_b(k, o, form, panel, panels)
   k:close()
 end
 
--- The register tiles of one panel, from the whole ones of a to the rest in `packed`.
-local function multiply(k, o, form, nv, packed, line)
-  local mr, out = form.mr, ("%dL"):format(form.width * o.bytes)
-  local tile = tile_block(k, o, mr, nv)
-  local am = bytes_of(k, o, o.am)
-  if not o.a_along_k then
-    k:call(tile, { "depth", packed, line, ("(m + %dL) / %dL"):format(mr - 1, mr), "b_j", "b_step", "to", out, "k0 > 0" })
-    return
+-- The register tiles of one panel. t: form, packed = { rows of a packed, bytes from one to the next } or nil, to = C address
+-- and byte step of the whole register tiles of a, rest = of the one below them (nil: follows them), start = C address or nil.
+local function multiply(k, o, t, nv)
+  local mr = t.form.mr
+  local tile = k:block(blocks.tile(mr, nv, t.start), o.dtype, ("contract tile %d %d %s"):format(mr, nv, t.start and "row" or ""))
+  local function rows(count, from, step, to)
+    k:call(tile, { "depth", from, step, count, "b_j", "b_step", to[1], to[2], "k0 > 0", t.start })
   end
-  k:call(tile, { "depth", "a_k", am, "full", "b_j", "b_step", "to", out, "k0 > 0" })
-  if packed then
-    k:line("if (full * %dL < m)", mr)
-    k:call(tile, { "depth", packed, line, "1", "b_j", "b_step", ("to + full * %dL * %s"):format(mr, out), out, "k0 > 0" })
+  if not o.a_along_k then return rows(("(m + %dL) / %dL"):format(mr - 1, mr), t.packed[1], t.packed[2], t.to) end
+  rows("whole / " .. mr .. "L", "a_k", bytes_of(k, o, o.am), t.to)
+  if t.packed then
+    k:line("if (whole < m)")
+    rows("1", t.packed[1], t.packed[2], t.rest or { ("%s + whole * %s"):format(t.to[1], t.to[2]), t.to[2] })
   end
 end
 
+-- The tiles of one panel, with half a register tile when nothing is in the other half.
+local function panel_tiles(k, o, t, last)
+  local half = t.form.nv == 2 and last > 0 and last <= o.lanes and k.dims:value(o.n)
+  if half then
+    k:open("if (wide <= %dL)", o.lanes)
+    multiply(k, o, t, 1)
+    k:close(" else {")
+    k.depth = k.depth + 1
+  end
+  multiply(k, o, t, t.form.nv)
+  if half then k:close() end
+end
+
+-- The epilogue of a tile of the transposed product: its columns are rows of the output.
+local function finish_turned(k, o, raw, form)
+  local turned = k:buffer(o.dtype, form.width * form.height)
+  k:call(packing(k, o, true), { "m", "n", raw, form.width * o.bytes .. "L", turned, form.height * o.bytes .. "L" })
+  k:epilogue_rows { row = ("batch * %s + c0"):format(k:dim(o.n)), rows = "n", column = "m0", n = "m", from = ("(char *)%s"):format(turned),
+    from_step = form.height * o.bytes .. "L", plus = o.plus }
+end
+
+--- Where nothing is left for the epilogue, one piece is all of k and register tiles fit, they go straight to the output, the
+-- bias being what they start from, but for rows below the last whole one.
 function M.tiles(k, o, active, form, label, when, panels)
   local D, nr = k.dims, form.nv * o.lanes
   local uneven_m = (D:value(o.m) or 1) % form.mr ~= 0
   local last = (D:value(o.n) or 1) % nr
+  local direct = o.direct and not form.turned and last == 0 and o.a_along_k and (D:value(o.k) or 1 / 0) <= form.piece
   local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
   step(k, o, active, label, form.height, form.width, function()
-    local raw = k:buffer(o.dtype, form.height * form.width)
+    local raw = (not direct or uneven_m) and k:buffer(o.dtype, (direct and form.mr or form.height) * form.width)
     local panel = not panels and (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
     local a_rows = not o.a_along_k and math.ceil(form.height / o.lanes) * o.lanes or uneven_m and form.mr
-    local packed, line = a_rows and k:buffer(o.dtype, a_rows * a_line), a_line * o.bytes .. "L"
+    local t = { form = form, packed = a_rows and { k:buffer(o.dtype, a_rows * a_line), a_line * o.bytes .. "L" } }
+    local in_raw = raw and { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" }
+    t.to = in_raw
+    if direct then
+      t.to, t.rest = { "to", bytes_of(k, o, o.n) }, in_raw
+      t.start = o.bias and k:at(o.bias, { "c0 + j" })
+    end
+    k:line("long whole = m / %dL * %dL;", form.mr, form.mr)
     k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
-    k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL, full = m / %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece, form.mr)
+    k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece)
     k:line("char *a_k = a_at + k0 * %s, *b_k = b_at + k0 * %s;", bytes_of(k, o, o.ak), bytes_of(k, o, o.bk))
-    if packed then pack_a(k, o, form, packed, line) end
+    if t.packed then pack_a(k, o, t.packed[1], t.packed[2]) end
     k:open("for (long j = 0; j < n; j += %dL)", nr)
     place_b(k, o, form, panel, panels)
-    k:line("char *to = (char *)%s + j * %dL;", raw, o.bytes)
-    local half = form.nv == 2 and D:value(o.n) and last > 0 and last <= o.lanes
-    if half then
-      k:open("if (wide <= %dL)", o.lanes)
-      multiply(k, o, form, 1, packed, line)
-      k:close(" else {")
-      k.depth = k.depth + 1
+    if direct then k:line("char *to = %s + (row * %s + c0 + j) * %dL;", k:write(o.id), k:dim(o.n), o.bytes) end
+    panel_tiles(k, o, t, last)
+    k:close()
+    k:close()
+    if form.turned then
+      finish_turned(k, o, raw, form)
+    elseif raw then
+      finish(k, o, raw, form.width, direct and "whole" or "0", not direct and o.plus or nil)
     end
-    multiply(k, o, form, form.nv, packed, line)
-    if half then k:close() end
-    k:close()
-    k:close()
-    finish(k, o, raw, form.width)
   end, when)
 end
 

@@ -27,17 +27,17 @@
 -- dump.lua prints every stage.
 local artifact = require "esper.artifact"
 local blueprint = require "esper.blueprint"
-local emit = require "esper.emit"
-local facts = require "esper.facts"
-local group = require "esper.group"
 local native = require "esper.native"
 local passes = require "esper.passes"
-local planner = require "esper.planner"
-local reuse = require "esper.reuse"
 local tuning = require "esper.tuning"
-local vec = require "esper.vec"
 local C = native.C
 local M = {}
+
+-- The stages behind the store, loaded when first run: a hit in a new process needs none of them, and reading them takes longer.
+local stage = setmetatable({}, { __index = function(loaded, name)
+  loaded[name] = require("esper." .. name)
+  return loaded[name]
+end })
 
 -- LuaJIT's default of 512 KiB machine code is less than this pipeline fills, and it throws all of it away when full: a
 -- service that compiles many blueprints then spends most of its time in LuaJIT's compiler (seen: 31 against 11 ms).
@@ -98,10 +98,10 @@ end
 
 -- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
 local function recipes(groups, r, listing)
-  local unit, code, blocks, present = emit.unit(groups.facts.graph, r.isa), {}, {}, nil
+  local unit, code, blocks, present = stage.emit.unit(groups.facts.graph, r.isa), {}, {}, nil
   unit.fixed, unit.tuning = groups.fixed, r.tuning and tuning.decode(r.tuning)
-  if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
-  local writer = reuse.new(unit, groups.facts)
+  if listing then listed(unit, listing, function() return stage.emit.labels(groups.facts.graph, present) end, blocks) end
+  local writer = stage.reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
     present = g
     local steps, temps = writer:group(g)
@@ -127,7 +127,7 @@ end
 -- What is known before the graph.
 local function settle(r, opts)
   r.mode, r.dtype = opts.mode or "eval", opts.dtype or "f32"
-  r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
+  r.isa, r.list = opts.isa or native.string(C.es_isa_name(C.es_isa_best())), pass_list(opts.passes)
   r.passes = passes.signature(r.list)
   if not opts.read then return end -- what follows is for a store
   r.source = need(opts.read(r.source))
@@ -144,9 +144,9 @@ end
 local function build_groups(r, opts)
   local graph
   graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
-  r.groups = need(group.build(graph))
-  need(group.verify(r.groups))
-  r.groups.fixed = r.mode == "eval" and facts.fixed(r.groups.facts) or {}
+  r.groups = need(stage.group.build(graph))
+  need(stage.group.verify(r.groups))
+  r.groups.fixed = r.mode == "eval" and stage.group.fixed(r.groups) or {}
 end
 
 -- Text of the choices to compile with, nil for the defaults.
@@ -169,7 +169,7 @@ local function generate(r, opts, lap)
   unit, code, r.blocks = recipes(r.groups, r, opts.listing)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.object = object_of(r.unit)                                                            lap "object"
-  local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
+  local made = need(stage.planner.build { groups = r.groups, source = r.graph, code = code })
   r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
 end
