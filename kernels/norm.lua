@@ -9,14 +9,12 @@ local vecmath = require "esper.vecmath"
 -- ---- the five ops: statistics and formula ----
 
 local function plain(_, x) return x end
-local function square(b, x) return b:mul(x, x) end
 local function above(b, x, y) return vecmath.exp_below(b, b:sub(x, y)) end
-local function squared_distance(b, x, mean) return square(b, b:sub(x, mean)) end
-local function mean(b, sum, count) return b:div(sum, count) end
+local function distance(b, x, mean) return b:sub(x, mean) end
 local function reciprocal(b, sum) return b:div(b:splat(1), sum) end
 
 local function spread(eps)
-  return function(b, sum, count) return vecmath.rsqrt(b, b:add(b:div(sum, count), b:splat(eps))) end
+  return function(b, sum, count) return vecmath.rsqrt(b, b:add(fold.mean(b, sum, count), b:splat(eps))) end
 end
 
 local function affine(b, y, weight, bias)
@@ -40,11 +38,11 @@ local OP = {
       function(b, stats, x) return b:sub(b:sub(x, stats[1]), stats[2]) end
   end,
   layer_norm = function(eps)
-    return { { kind = "sum", value = plain, finish = mean }, { kind = "sum", value = squared_distance, finish = spread(eps) } },
+    return { { kind = "sum", value = plain, finish = fold.mean }, { kind = "squares", value = distance, finish = spread(eps) } },
       centred
   end,
   rms_norm = function(eps)
-    return { { kind = "sum", value = square, finish = spread(eps) } },
+    return { { kind = "squares", value = plain, finish = spread(eps) } },
       function(b, stats, x, weight) return affine(b, b:mul(x, stats[1]), weight) end
   end,
 }

@@ -13,17 +13,18 @@ local PIECE = 65536                -- elements of a piece with all outputs of it
 local FEW = 8                      -- tiles that are worth cutting for
 
 local function plain(_, x) return x end
-local function mean(b, sum, count) return b:div(sum, count) end
+local function distance(b, x, centre) return b:sub(x, centre) end
 
-local function squared_distance(b, x, centre)
-  local d = b:sub(x, centre)
-  return b:mul(d, d)
+-- Q_p + n_p (m_p - m)^2 of x = { m_p, Q_p, n_p }.
+local function together(b, x, m)
+  local d = b:sub(x[1], m)
+  return b:fma(b:mul(d, d), x[3], x[2])
 end
 
 -- NaN where the degrees of freedom are none.
 local function variance(correction)
   return function(b, sum, count)
-    local freedom = b:sub(count, b:splat(correction))
+    local freedom = b:sub(count.vector, b:splat(correction))
     return b:div(sum, b:select(b:lt(b:splat(0), freedom), freedom, b:splat(0 / 0)))
   end
 end
@@ -40,18 +41,18 @@ local OP = {
     return { whole = max, part = max, join = max }
   end,
   reduce_mean = function()
-    local whole = { { kind = "sum", value = plain, finish = mean } }
+    local whole = { { kind = "sum", value = plain, finish = fold.mean } }
     return { whole = whole, part = { { kind = "sum", value = plain } }, join = whole }
   end,
   reduce_var = function(k)
     local finish = variance(k.graph:attr(k.group.anchor, "correction"))
-    local first = { kind = "sum", value = plain, finish = mean }
+    local first = { kind = "sum", value = plain, finish = fold.mean }
     return {
-      whole = { first, { kind = "sum", value = squared_distance, finish = finish } },
-      part = { first, { kind = "sum", value = squared_distance } },
+      whole = { first, { kind = "squares", value = distance, finish = finish } },
+      part = { first, { kind = "squares", value = distance } },
       join = {
-        { kind = "sum", value = function(b, x) return b:mul(x[1], x[3]) end, finish = mean },
-        { kind = "sum", value = function(b, x, m) return b:fma(squared_distance(b, x[1], m), x[3], x[2]) end, finish = finish },
+        { kind = "sum", value = function(b, x) return b:mul(x[1], x[3]) end, finish = fold.mean },
+        { kind = "sum", value = together, finish = finish },
       },
     }
   end,

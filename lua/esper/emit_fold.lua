@@ -35,9 +35,12 @@ local function lane_max(b, v)
   return b:select(b:lt(zero, nans), b:splat(0 / 0), b:hmax(v))
 end
 
---- Neutral element, two into one, all lanes into one. "peak" is a maximum that may lose NaN.
+--- Neutral element, two into one, a value into one (`take`, when not as two are joined), all lanes into one. "peak" is a
+-- maximum that may lose NaN.
 M.kinds = {
   sum = { first = 0, join = function(b, acc, x) return b:add(acc, x) end, lanes = function(b, v) return b:hadd(v) end },
+  squares = { first = 0, join = function(b, acc, x) return b:add(acc, x) end, take = function(b, acc, x) return b:fma(x, x, acc) end,
+              lanes = function(b, v) return b:hadd(v) end },
   max = { first = -math.huge, join = function(b, acc, x) return vecmath.maximum(b, acc, x) end, lanes = lane_max },
   peak = { first = -math.huge, join = function(b, acc, x) return b:max(acc, x) end, lanes = function(b, v) return b:hmax(v) end },
 }
@@ -48,7 +51,7 @@ local function accumulators(b, kind, count)
   for i = 1, count do parts[i] = b:splat(kind.first) end
   return parts, function(v, x)
     local acc = parts[v.part]
-    local joined = kind.join(b, acc, x)
+    local joined = (kind.take or kind.join)(b, acc, x)
     b:set(acc, v.mask and b:select(v.mask, joined, acc) or joined)
   end
 end
@@ -329,10 +332,16 @@ function M.run(k, spec)
   end }
 end
 
---- A number of terms (dim or C expression) as a vector; made outside loops.
+--- A sum divided by `count` (a vector from M.count): by its reciprocal where that is known.
+function M.mean(b, sum, count)
+  return count.known and b:mul(sum, b:splat(1 / count.known)) or b:div(sum, count.vector)
+end
+
+--- A number of terms (dim or C expression) as { known = number or nil, vector = register }; made outside loops.
 function M.count(s, terms)
   local amount = type(terms) == "string" and terms or sweep.amount(s.k, terms)
-  return type(amount) == "number" and s.b:splat(amount) or s.b:cvt_f(s.b:splatg(s:g(amount)))
+  if type(amount) == "number" then return { known = amount, vector = s.b:splat(amount) } end
+  return { vector = s.b:cvt_f(s.b:splatg(s:g(amount))) }
 end
 
 --- Extents and strides of the plan's sources over some axes of the space, adjacent axes merged where all allow it.

@@ -137,20 +137,17 @@ local function scaled(b, v, n, t)
   return b:mul(b:mul(v, first), second)
 end
 
--- top / (1 + e^-u); u not below exp_low; top / 1 above one_from is not asked for. e^-u = m / p, p a power of two and m =
--- 1 + r q, so the quotient is top p / (p + m); the smaller of 1 and p joins r q first. p is lifted out of the denormals.
+-- top / (1 + e^-u), top nil: 1; u not below exp_low. e^-u = m / p, p a power of two and m = 1 + r q, so this is top p / (p +
+-- m); the smaller of 1 and p joins r q first. With top, p is lifted out of the denormals.
 local function gated(b, top, u)
   local k, one = K[b.ftype], b:splat(1)
   local n, t, r = reduce(b, u, 1)
-  local lifted
-  if b.isa == "avx512" then
-    lifted = b:scalef(b:splat(2 ^ k.lift), n)
-  else
-    lifted = b:mul(two_powers(b, t, k.lift))
-  end
-  local p, lower = b:mul(lifted, b:splat(2 ^ -k.lift)), slope(b, r, -1)
+  local lift = top and k.lift or 0
+  local lifted = b.isa == "avx512" and b:scalef(b:splat(2 ^ lift), n) or b:mul(two_powers(b, t, lift))
+  local p, lower = top and b:mul(lifted, b:splat(2 ^ -lift)) or lifted, slope(b, r, -1)
   local whole = b:add(b:fma(lower, r, b:min(p, one)), b:max(p, one))
-  return b:mul(b:div(top and b:mul(top, lifted) or lifted, whole), b:splat(2 ^ -k.lift))
+  if not top then return b:div(p, whole) end
+  return b:mul(b:div(b:mul(top, lifted), whole), b:splat(2 ^ -lift))
 end
 
 -- ---- functions ----
