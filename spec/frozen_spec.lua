@@ -6,6 +6,7 @@ local kernel = require "esper.kernel"
 local native = require "esper.native"
 local tensor = require "esper.tensor"
 local validate = require "esper.validate"
+local vec_case = require "support.vec_case"
 local C = native.C
 
 local TEXT = [[
@@ -41,7 +42,132 @@ local function runner()
   end
 end
 
+-- Runs a kernel over `runs` = { { symbols, seed of the parameters, token }, ... }; every result is held against the oracle.
+local function holds(text, runs, isa)
+  local graph = assert(graph_module.parse(text))
+  local function build() return graph, { name = "spec/frozen", mode = "eval", dtype = "f32", hyper = {} } end
+  local k = kernel.wrap(assert(compile.compile("spec/frozen", { build = build, isa = isa })))
+  local symbols = { a = 0, b = 0, c = 0 }
+  for n, given in ipairs(runs) do
+    for name in pairs(symbols) do symbols[name] = given[1][name] or 1 end
+    local data, all = {}, graph:dims():eval(symbols)
+    for id = 0, graph:count() - 1 do
+      local op, shape = graph:op(id), {}
+      if op == "input" or op == "param" or op == "buffer" then
+        for a, d in ipairs(graph:shape(id)) do shape[a] = all[d] end
+        local t = assert(tensor.sample(graph:dtype(id) == "f32" and "normal" or "index", graph:dtype(id), shape,
+          op == "input" and n or given[2], id, 0, 3))
+        data[graph:label(id)] = { id = id, tensor = t }
+      end
+    end
+    local run, results, keep = validate.execution(k, symbols, data, 0, 0, given[3])
+    assert.equal(0, tonumber(C.es_kernel_run(k.kernel, run, native.fresh())))
+    local oracle = assert(validate.evaluate(graph, validate.symbol_array(graph:dims(), symbols), data, 0, 0))
+    assert.is_nil(validate.judge(graph, oracle, results, validate.new_sum(), "run " .. n), keep and text)
+  end
+  return k
+end
+
+local HEAD = 'graph "spec/frozen"\nsymbol a 0 4096\nsymbol b 0 40\n%0 = input "x" f32[a, 64]\n%1 = input "told" f32[b]\n'
+  .. '%2 = param "w" f32[96, 64] init=zeros\n'
+
+-- What a kernel makes of parameters may depend on more than them: where it is put, and what symbols it was cut by.
+local SHAPES = {
+  ["panels of a part of the weights"] = HEAD .. [[
+%3 = slice %2 axis=0 start=[b] stop=[b + 48] step=1 : f32[48, 64]
+%4 = linear %0 %3 : f32[a, 48]
+output "y" %4
+]],
+  ["panels of what a part of the weights was made into"] = HEAD .. [[
+%3 = slice %2 axis=0 start=[b] stop=[b + 48] step=1 : f32[48, 64]
+%4 = exp %3 : f32[48, 64]
+%5 = linear %0 %4 : f32[a, 48]
+output "y" %5
+]],
+  ["panels as wide as a symbol"] = HEAD .. [[
+%3 = slice %2 axis=0 start=[0] stop=[b] step=1 : f32[b, 64]
+%4 = matmul %0 %3 ta=0 tb=1 : f32[a, b]
+output "y" %4
+]],
+  ["panels as deep as a symbol"] = HEAD .. [[
+%3 = slice %2 axis=1 start=[0] stop=[b] step=1 : f32[96, b]
+%4 = slice %0 axis=1 start=[0] stop=[b] step=1 : f32[a, b]
+%5 = matmul %4 %3 ta=0 tb=1 : f32[a, 96]
+output "y" %5
+]],
+  ["weights of a convolution"] = [[
+graph "spec/frozen"
+symbol a 0 4096
+symbol b 0 40
+%0 = input "x" f32[a, 8, 12, 12]
+%1 = input "told" f32[b]
+%2 = param "w" f32[64, 8, 3, 3] init=zeros
+%3 = slice %2 axis=0 start=[b] stop=[b + 16] step=1 : f32[16, 8, 3, 3]
+%4 = conv2d %0 %3 stride=1,1 pad=1,1 dilation=1,1 groups=1 : f32[a, 16, 12, 12]
+output "y" %4
+]],
+  ["two values beside each other"] = HEAD .. [[
+%3 = slice %2 axis=0 start=[b] stop=[b + 48] step=1 : f32[48, 64]
+%4 = slice %2 axis=0 start=[0] stop=[48] step=1 : f32[48, 64]
+%5 = softmax %3 axis=1 : f32[48, 64]
+%6 = softmax %4 axis=0 : f32[48, 64]
+%7 = add %5 %6 : f32[48, 64]
+%8 = linear %0 %7 : f32[a, 48]
+output "y" %8
+]],
+}
+
+-- Values made of parameters alone that lie where nothing can be kept.
+local ELSEWHERE = {
+  ["an output that is read again"] = [[
+%3 = exp %2 : f32[96, 64]
+%4 = linear %0 %3 : f32[a, 96]
+output "y" %4
+output "z" %3
+]],
+  ["an output that others are made of"] = [[
+%3 = exp %2 : f32[96, 64]
+%4 = softmax %3 axis=1 : f32[96, 64]
+%5 = linear %0 %4 : f32[a, 96]
+output "y" %5
+output "z" %3
+]],
+  ["a value that shares its group with another"] = [[
+%3 = input "v" f32[96, 64]
+%4 = exp %2 : f32[96, 64]
+%5 = add %4 %3 : f32[96, 64]
+%6 = linear %0 %4 : f32[a, 96]
+output "y" %6
+output "z" %5
+]],
+  ["outputs of parameters alone"] = [[
+%3 = exp %2 : f32[96, 64]
+output "y" %0
+output "z" %3
+output "w2" %2
+]],
+}
+
 describe("frozen parameters", function()
+  for _, isa in ipairs(vec_case.isas()) do
+    for name, text in pairs(SHAPES) do
+      it("are cut anew for another shape: " .. name .. " on " .. isa, function()
+        local one, two, runs = tonumber(C.es_frozen_token()), tonumber(C.es_frozen_token()), {}
+        for i, b in ipairs { 20, 31, 12, 32, 33, 33, 40, 20, 20 } do
+          runs[i] = { { a = i % 3 == 0 and 2 or 40, b = b }, i > 7 and 2 or 1, i == 6 and 0 or i > 7 and two or one }
+        end
+        holds(text, runs, isa)
+      end)
+    end
+    for name, text in pairs(ELSEWHERE) do
+      it("leave alone " .. name .. " on " .. isa, function()
+        local one, two = tonumber(C.es_frozen_token()), tonumber(C.es_frozen_token())
+        local at = { a = 40 }
+        holds(HEAD .. text, { { at, 1, one }, { at, 1, one }, { at, 2, two }, { at, 3, 0 }, { at, 2, two }, { at, 1, one } }, isa)
+      end)
+    end
+  end
+
   it("are read once per token, by every shape that needs them", function()
     local run, one, two = runner(), C.es_frozen_token(), C.es_frozen_token()
     assert.equal(64, run(32, 1, one))

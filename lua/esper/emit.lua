@@ -12,7 +12,7 @@
 --       steps  { { fn=, label=, tiles=dim, operands={ {value=id, write=bool} | {temp=index}, ... },
 --                  dims={dim, ...}, streams={stream, ...} }, ... }
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
---   unit.fixed = { [node] = true }   made of parameters alone (facts.fixed)
+--   unit.fixed = { [node] = true }   made of parameters alone (group.fixed)
 --   unit.tuning, unit.present   tuned choices (tuning.lua), signature of the group being written
 --   unit:text() -> C text
 

@@ -1,28 +1,32 @@
---- Folding over the reduced axes of a space: sums and maxima of a value computed at every element,
--- into an array that holds one element per kept position. Used by the recipes reduce and norm.
+--- Statistics over the reduced axes of a space, and what is computed from them, in one vector block for many kept
+-- positions. Used by the recipes reduce and norm.
 --
---   fold.run(k, { space=, kept={axes}, reduced={axes},   axes count from 1
---     nodes={ids}, view=,         pointwise nodes in front (emit_chain.lua)
---     inputs={ args of the space }, element=fn(b, values of inputs) -> register
---     kind="sum"|"max", start=, n=, into= })
--- For kept positions start .. start + n - 1 (row-major over the kept axes; C expressions) it adds
--- to, or takes the maximum with, what the array `into` (C name, element type of the anchor) holds:
--- element 0 belongs to position `start`.
--- Invariant: every partial result covers at most PIECE terms in sequence before it joins the array,
--- so the error of a sum of n terms is that of about PIECE + n / PIECE additions; the order depends
--- on extents alone.
---
--- Where neighbouring kept positions lie side by side in memory, vectors run along them ("across");
--- else along the reduced axes.
+--   fold.run(k, { space=, kept={axes}, reduced={axes}, sideways=bool,      axes count from 1
+--     start=, n=           kept positions, row-major over the kept axes (C expressions)
+--     terms=               how many elements one position folds: a dim, or a C expression
+--     piece={ start=, n= } the part of the reduced axes' first collapsed extent that is meant (C expressions); nil: all of it
+--     plan=, front={ids}   a chain's plan (emit_chain.lua) whose nodes begin with `front`, computed at every element
+--     inputs={ input, ... }   the plan's inputs that give an element's value x: { node= } or { source= }; x is a list when
+--                          there are several
+--     stats={ stat, ... }  in order: { kind = of fold.kinds, value = fn(b, x, earlier...) -> what is folded,
+--                          finish = fn(b, folded, count) -> the statistic, or nil; keep = true: the write gets this value as x }
+--     write=fn(stats, x)   evaluates the rest of the plan: sets what its anchor computes; see `nodes`, `stores`
+--     nodes=, stores=      ids of the plan behind `front`, and which of them are written to the outputs, row-major
+--     into={ into, ... }}) without write: { stat = number, at = char * of an array over the positions, minus= }; minus:
+--                          position of its first element (C expression), nil: 0
+-- Vectors run along the reduced axes of one kept position, or sideways: across neighbouring kept positions.
+-- Invariant: an element is read in every pass over its row before it is written; the order of a sum depends on extents
+-- and lanes alone.
 
 local chain = require "esper.emit_chain"
+local nodes = require "esper.vecmath_nodes"
 local stages = require "esper.emit_stage"
+local sweep = require "esper.emit_sweep"
 local vecmath = require "esper.vecmath"
 
 local M = {}
-local PIECE = 512
-local WORK = 16384                -- elements read per tile
-local LONGEST, UNKNOWN = 256, 32  -- kept positions per tile: at most, and when an extent is a symbol
+
+-- ---- folding ----
 
 local function lane_max(b, v)
   if b.lanes == 1 then return v end
@@ -31,183 +35,311 @@ local function lane_max(b, v)
   return b:select(b:lt(zero, nans), b:splat(0 / 0), b:hmax(v))
 end
 
-local KIND = {
-  sum = {
-    first = 0, join = function(b, x, y) return b:add(x, y) end, lanes = function(b, v) return b:hadd(v) end,
-  },
-  max = { first = -math.huge, join = vecmath.maximum, lanes = lane_max },
+--- Neutral element, two into one, all lanes into one. "peak" is a maximum that may lose NaN.
+M.kinds = {
+  sum = { first = 0, join = function(b, acc, x) return b:add(acc, x) end, lanes = function(b, v) return b:hadd(v) end },
+  max = { first = -math.huge, join = function(b, acc, x) return vecmath.maximum(b, acc, x) end, lanes = lane_max },
+  peak = { first = -math.huge, join = function(b, acc, x) return b:max(acc, x) end, lanes = function(b, v) return b:hmax(v) end },
 }
+
+-- `count` accumulators: add(v, x) joins x to accumulator v.part, parts are the registers.
+local function accumulators(b, kind, count)
+  local parts = {}
+  for i = 1, count do parts[i] = b:splat(kind.first) end
+  return parts, function(v, x)
+    local acc = parts[v.part]
+    local joined = kind.join(b, acc, x)
+    b:set(acc, v.mask and b:select(v.mask, joined, acc) or joined)
+  end
+end
+
+-- Pairwise, so that no sum is longer than it needs to be.
+local function joined(b, kind, list)
+  while #list > 1 do
+    local half = {}
+    for i = 1, #list, 2 do half[#half + 1] = list[i + 1] and kind.join(b, list[i], list[i + 1]) or list[i] end
+    list = half
+  end
+  return list[1]
+end
 
 local function pick(list, axes)
   local out = {}
   for i, axis in ipairs(axes) do out[i] = list[axis] end
   return out
 end
+M.pick = pick
 
--- Sources of the plan as walk operands over `axes`; at(i) gives the base where it is not the
--- source's own.
-local function operands_over(k, plan, axes, at)
-  local list = {}
-  for i in ipairs(plan.sources) do
-    local operand = chain.operand(k, plan, i)
-    operand.strides = pick(operand.strides, axes)
-    if at then operand.at, operand.offset, operand.minus = at(i), nil, nil end
-    list[i] = operand
+-- ---- the block of one walk ----
+
+local Fold = {}
+Fold.__index = Fold
+
+-- All operands: sources, stores, then the index of random numbers and the result; each with its address (`at`, or `once`:
+-- the register of an element that never changes), its step along the kept run and its strides over the reduced axes.
+local function bind(f, w, list)
+  local s, k = f.s, f.k
+  f.operands = {}
+  for i, given in ipairs(list) do
+    local run = w[i]
+    local operand = { bytes = given.index and 1 or given.bytes, written = given.written, step = run.step,
+      strides = pick(given.strides, f.spec.reduced), index = given.index }
+    local still = k.dims:value(run.step) == 0 and not (given.written or given.index)
+    for _, stride in ipairs(operand.strides) do still = still and k.dims:value(stride) == 0 end
+    if still then operand.once = s.b:bcast(s:word(run.ptr)) else operand.at = s:pointer(run.ptr) end
+    f.operands[i] = operand
   end
+end
+
+-- The operands `which` over the reduced axes, as few as they can be said in; `last`: with their step along the kept run.
+function Fold:over_reduced(which, last)
+  local k, lists, out = self.k, {}, { where = {} }
+  for n, i in ipairs(which) do lists[n] = self.operands[i].strides end
+  local extents, collapsed = k:collapse(pick(self.spec.space, self.spec.reduced), lists)
+  for n, i in ipairs(which) do
+    local o, strides = self.operands[i], {}
+    for level, stride in ipairs(collapsed[n]) do strides[level] = sweep.amount(k, stride, o.bytes) end
+    if last then strides[#strides + 1] = sweep.amount(k, o.step, o.bytes) end
+    local operand = { at = o.at, once = o.once, bytes = o.bytes, written = o.written, strides = strides }
+    if o.index then
+      function operand.load(_, ahead) return self.s.b:g_addk(o.at, ahead * self.s.b.lanes) end
+    end
+    out[n], out.where[i] = operand, n
+  end
+  for level, extent in ipairs(extents) do extents[level] = sweep.amount(k, extent) end
+  if self.spec.piece then extents[1] = self.spec.piece.n end
+  return extents, out
+end
+
+-- Operands that nodes read, and `inputs`.
+function Fold:read_by(ids, inputs, also)
+  local list, seen = {}, {}
+  local function need(i)
+    if i and not seen[i] then
+      seen[i] = true
+      list[#list + 1] = i
+    end
+  end
+  for _, id in ipairs(ids) do
+    for _, arg in ipairs(self.spec.plan.inputs[id]) do need(arg.source) end
+    if self.spec.plan.random[id] then need(self.index) end
+  end
+  for _, input in ipairs(inputs or {}) do need(input.source) end
+  for _, i in ipairs(also or {}) do need(i) end
   return list
 end
 
--- Do neighbouring kept positions lie side by side, in more operands than neighbouring reduced ones
--- do?
-local function across(k, plan, spec)
-  local balance = 0
-  for _, vote in ipairs { { spec.kept, 1 }, { spec.reduced, -1 } } do
-    local lists = {}
-    for i, source in ipairs(plan.sources) do lists[i] = pick(source.strides, vote[1]) end
-    local _, collapsed = k:collapse(pick(spec.space, vote[1]), lists)
-    for i, source in ipairs(plan.sources) do
-      local list = collapsed[i]
-      if source.base and k.dims:value(list[#list]) == 1 then balance = balance + vote[2] end
-    end
+function Fold:fetch(v)
+  return function(arg)
+    if arg.random then return self.draw(arg, v) end
+    return v.get(arg.source)
   end
-  return balance > 0
 end
 
--- Words and block for one kept position: `run` elements along the reduced axes join *into.
-local function call_along(k, plan, spec, run, into)
-  local kind, operands = KIND[spec.kind], {}
-  for i, source in ipairs(plan.sources) do
-    operands[i] = { ptr = run[i].ptr, step = run[i].step, dtype = source.dtype }
-  end
-  k:call(k:block(function(b)
-    local bound, advance, fixed = stages.bind(k, b, operands, 2), {}, {}
-    for i, operand in ipairs(bound) do
-      if operand.fixed then fixed[i] = b:bcast(operand.ptr) else advance[#advance + 1] = operand.advance end
-    end
-    local part = b:splat(kind.first)
-    b:each(b:arg(0), advance, function(mask)
-      local loaded = {}
-      local value = stages.compute(plan, b, plan.stages[1], function(arg)
-        local i = arg.source
-        loaded[i] = fixed[i] or loaded[i] or stages.load(b, bound[i], mask)
-        return loaded[i]
-      end)[k.group.anchor]
-      local joined = kind.join(b, value, part)
-      b:set(part, mask and b:select(mask, joined, part) or joined)
-    end)
-    b:store1(b:arg(1), kind.join(b, kind.lanes(b, part), b:bcast(b:arg(1))))
-  end), stages.words(k, operands, { run.n, into }))
-end
-
--- Every source as an operand along the kept run; then its steps along the reduced run, without
--- address.
-local function two_steps(plan, kept, reduced)
+-- The element's value at v.
+function Fold:value(v)
+  local spec = self.spec
+  local value = stages.compute(spec.plan, self.s.b, { nodes = spec.front }, self:fetch(v))
   local list = {}
-  for i, source in ipairs(plan.sources) do
-    list[i] = { ptr = reduced[i].ptr, step = kept[i].step, dtype = source.dtype }
-    list[#plan.sources + i] = { step = reduced[i].step, dtype = source.dtype }
-  end
-  return list
+  for i, input in ipairs(spec.inputs) do list[i] = input.node and value[input.node] or self:fetch(v)(input) end
+  return #list == 1 and list[1] or list
 end
 
--- Moves an address along the reduced axis.
-local function step_reduced(b, at, operand)
-  if operand.fixed then return end
-  b:g_set(at, operand.step and b:g_add(at, operand.step) or b:g_addk(at, b.bytes))
+-- Computes and stores what comes behind the statistics; x(v) gives the element's value.
+function Fold:write(v, stats, x)
+  local spec = self.spec
+  spec.write(stats, x)
+  local value = stages.compute(spec.plan, self.s.b, { nodes = spec.nodes }, self:fetch(v))
+  for i, id in ipairs(spec.stores) do v.put(self.first_store + i - 1, value[id]) end
 end
 
--- Words and block for `kept.n` neighbouring positions: `reduced.n` rows of them join into[0 ..
--- kept.n - 1].
-local function call_across(k, plan, spec, kept, reduced, into)
-  local kind, count = KIND[spec.kind], #plan.sources
-  local operands = two_steps(plan, kept, reduced)
-  k:call(k:block(function(b)
-    local bound = stages.bind(k, b, operands, 3)
-    local acc, advance = b:arg(2), {}
-    for i = 1, count do
-      if not bound[i].fixed then advance[#advance + 1] = bound[i].advance end
+local function cost(k, ids)
+  local sum = 0
+  for _, id in ipairs(ids) do sum = sum + nodes.cost(k.graph:op(id)) end
+  return sum
+end
+
+-- Vectors taken at once: independent sums hide the latency of an addition, which matters less the more an element costs.
+local function unroll(price) return price <= 6 and 4 or price <= 12 and 2 or 1 end
+
+-- What the write reads: the kept value where there is one, which lies in the first output.
+function Fold:write_reads()
+  local spec, also = self.spec, {}
+  for i in ipairs(spec.stores) do also[i] = self.first_store + i - 1 end
+  if self.keeps then return self:read_by(spec.nodes, nil, also) end
+  local ids = { unpack(spec.front) }
+  for _, id in ipairs(spec.nodes) do ids[#ids + 1] = id end
+  return self:read_by(ids, spec.inputs, also)
+end
+
+-- ---- along the reduced axes ----
+
+local STRAIGHT = 4 -- vectors up to which a row stays in registers from pass to pass
+
+-- The pass of one statistic; what a straight pass computes is remembered for the next ones.
+function Fold:stat_pass(stat, stats)
+  local spec, b = self.spec, self.s.b
+  local price = cost(self.k, spec.front) + (stat.price or 1)
+  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), false)
+  local kind, count, parts, add = M.kinds[stat.kind], unroll(price), nil, nil
+  local pass
+  pass = self.s:pass { extents = extents, operands = operands, unroll = count, straight = STRAIGHT, body = function(v)
+    local memo = pass.straight and self.memo or {}
+    memo[v.ahead] = memo[v.ahead] or self:value(v)
+    local x = stat.value(b, memo[v.ahead], unpack(stats))
+    if stat.keep then
+      if pass.straight then memo[v.ahead] = x else v.put(self.first_store, x) end
     end
-    advance[#advance + 1] = acc
-    b:each(b:arg(0), advance, function(mask)
-      local at, part = {}, b:splat(kind.first)
-      for i = 1, count do at[i] = b:copy(bound[i].ptr) end
-      b:loop(b:arg(1), function()
-        local loaded = {}
-        local value = stages.compute(plan, b, plan.stages[1], function(arg)
-          local i = arg.source
-          loaded[i] = loaded[i] or stages.load(b, bound[i], mask, at[i])
-          return loaded[i]
-        end)[k.group.anchor]
-        b:set(part, kind.join(b, value, part))
-        for i = 1, count do step_reduced(b, at[i], bound[count + i]) end
-      end)
-      b:store(acc, kind.join(b, part, b:load(acc, 0, mask)), 0, mask)
-    end)
-  end), stages.words(k, operands, { kept.n, reduced.n, into }))
-end
-
--- Walks the reduced axes from the addresses ptr(i), in pieces.
-local function walk_reduced(k, plan, spec, ptr, body)
-  local extents = pick(spec.space, spec.reduced)
-  k:walk{ extents = extents, start = "0L", n = k:dim(k:product(extents)), piece = PIECE,
-          operands = operands_over(k, plan, spec.reduced, ptr), body = body }
-end
-
--- One walk of the reduced axes for each of the run's kept positions.
-local function along(k, plan, spec, kept, into)
-  local j = k:name("j")
-  k:open("for (long %s = 0; %s < %s; %s++)", j, j, kept.n, j)
-  local function ptr(i)
-    if k.dims:value(kept[i].step) == 0 then return kept[i].ptr end
-    return ("%s + %s * %s * %dL"):format(kept[i].ptr, j, k:dim(kept[i].step), k:bytes(plan.sources[i].dtype))
+    add(v, x)
+  end }
+  return function()
+    parts, add = accumulators(b, kind, pass.straight and 1 or count)
+    if pass.straight then
+      local plain = add
+      add = function(v, x)
+        v.part = 1
+        plain(v, x)
+      end
+    end
+    pass()
+    local folded = kind.lanes(b, joined(b, kind, parts))
+    return stat.finish and stat.finish(b, folded, self.count) or folded
   end
-  walk_reduced(k, plan, spec, ptr, function(run)
-    call_along(k, plan, spec, run, ("%s + %s"):format(into, j))
+end
+
+function Fold:write_pass(stats)
+  local extents, operands = self:over_reduced(self:write_reads(), false)
+  local pass
+  pass = self.s:pass { extents = extents, operands = operands, straight = STRAIGHT, unroll = unroll(cost(self.k, self.spec.nodes) + 4),
+    body = function(v)
+      local x = pass.straight and self.memo[v.ahead] or self.keeps and v.get(self.first_store) or self:value(v)
+      self:write(v, stats, x)
+    end }
+  return pass
+end
+
+function Fold:along(w)
+  local s, spec, stats, passes = self.s, self.spec, {}, {}
+  local b = s.b
+  for i, stat in ipairs(spec.stats) do passes[i] = self:stat_pass(stat, stats) end
+  local write = spec.write and self:write_pass(stats)
+  b:loop(s:g(w.n), function()
+    self.memo = {}
+    for i in ipairs(stats) do stats[i] = nil end
+    for i, pass in ipairs(passes) do stats[i] = pass() end
+    if write then write() end
+    for i, into in ipairs(spec.into or {}) do b:store1(self.operands[self.first_store + i - 1].at, stats[into.stat]) end
+    for _, operand in ipairs(self.operands) do
+      if operand.at then s:move(operand.at, sweep.amount(self.k, operand.step, operand.bytes)) end
+    end
   end)
-  k:close()
 end
 
-function M.run(k, spec)
-  local nodes = {}
-  for i, id in ipairs(spec.nodes) do nodes[i] = id end
-  nodes[#nodes + 1] = k.group.anchor
-  local plan = chain.plan(k, {
-    nodes = nodes, stores = {}, view = spec.view,
-    custom = { [k.group.anchor] = { inputs = spec.inputs, compute = spec.element } },
-  })
-  assert(plan.simple, "a prologue of a fold is of one float type")
-  local sideways = across(k, plan, spec)
-  k:walk{ extents = pick(spec.space, spec.kept), start = spec.start, n = spec.n,
-          operands = operands_over(k, plan, spec.kept), body = function(kept)
-    local into = ("%s + (%s - %s)"):format(spec.into, kept.pos, spec.start)
-    if sideways then
-      walk_reduced(k, plan, spec, function(i) return kept[i].ptr end, function(run)
-        call_across(k, plan, spec, kept, run, into)
-      end)
-    else
-      along(k, plan, spec, kept, into)
-    end
+-- ---- across kept positions ----
+
+function Fold:stat_down(stat, stats, width, mask)
+  local spec, b = self.spec, self.s.b
+  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), true)
+  local parts, add = accumulators(b, M.kinds[stat.kind], width)
+  local function earlier(u)
+    local list = {}
+    for i, statistic in ipairs(stats) do list[i] = statistic[u] end
+    return unpack(list)
+  end
+  self.s:down({ extents = extents, operands = operands, body = function(v)
+    local x = stat.value(b, self:value(v), earlier(v.part))
+    if stat.keep then v.put(self.first_store, x) end
+    v.mask = nil -- lanes beyond the last position fold what nobody stores
+    add(v, x)
+  end }, width, mask)
+  for u = 1, width do parts[u] = stat.finish and stat.finish(b, parts[u], self.count) or parts[u] end
+  return parts
+end
+
+function Fold:strip(width, mask)
+  local spec, s, stats = self.spec, self.s, {}
+  for i, stat in ipairs(spec.stats) do stats[i] = self:stat_down(stat, stats, width, mask) end
+  for i, into in ipairs(spec.into or {}) do
+    local operand = self.operands[self.first_store + i - 1]
+    for u = 1, width do s.b:store(operand.at, stats[into.stat][u], (u - 1) * s.b.lanes * operand.bytes, mask) end
+  end
+  if not spec.write then return end
+  local extents, operands = self:over_reduced(self:write_reads(), true)
+  s:down({ extents = extents, operands = operands, body = function(v)
+    local mine = {}
+    for i, statistic in ipairs(stats) do mine[i] = statistic[v.part] end
+    self:write(v, mine, self.keeps and v.get(self.first_store) or self:value(v))
+  end }, width, mask)
+end
+
+function Fold:across(w)
+  local operands, price = {}, cost(self.k, self.spec.front)
+  for i, o in ipairs(self.operands) do
+    if o.at then operands[#operands + 1] = { at = o.at, bytes = o.bytes, strides = { sweep.amount(self.k, o.step, o.bytes) } } end
+  end
+  for _, stat in ipairs(self.spec.stats) do price = price + (stat.price or 1) end
+  self.s:across { count = w.n, operands = operands, unroll = price <= 2 and 8 or unroll(price), body = function(width, mask)
+    self:strip(width, mask)
   end }
 end
 
---- Sets n elements of array `into` to the neutral element.
-function M.clear(k, kind, into, n)
-  local i = k:name("i")
-  if kind == "max" then
-    local zero = k:name("zero")
-    k:line("double %s = 0;", zero)
-    k:line("for (long %s = 0; %s < %s; %s++) %s[%s] = -1 / %s;", i, i, n, i, into, i, zero)
-  else
-    k:line("for (long %s = 0; %s < %s; %s++) %s[%s] = 0;", i, i, n, i, into, i)
+-- ---- in all ----
+
+local function walk_operands(k, spec)
+  local list, own = {}, k:contiguous(spec.space)
+  for i in ipairs(spec.plan.sources) do list[i] = chain.operand(k, spec.plan, i) end
+  if spec.piece then
+    local _, steps = M.collapsed(k, spec.plan, spec.space, spec.reduced)
+    for i, operand in ipairs(list) do
+      operand.at = ("(%s + %s * %s * %dL)"):format(operand.at, k:atom(spec.piece.start), k:dim(steps[i][1]), operand.bytes)
+    end
   end
+  for _, id in ipairs(spec.stores or {}) do
+    list[#list + 1] = { at = k:write(id), strides = own, bytes = k:bytes(k.graph:dtype(id)), written = true }
+  end
+  if next(spec.plan.random) then list[#list + 1] = { index = true, strides = own } end
+  for _, into in ipairs(spec.into or {}) do
+    list[#list + 1] = { at = into.at, strides = M.over_kept(k, spec.space, spec.kept), minus = into.minus, written = true,
+                        bytes = k:bytes(k.graph:dtype(k.group.anchor)) }
+  end
+  return list
 end
 
---- Divides n elements of `array` by `count` (C expression, long); NaN when count <= 0.
-function M.divide(k, array, n, count, dtype)
-  local i, by = k:name("i"), k:name("by")
-  k:line("%s %s = %s > 0 ? %s : 0;", k:ctype(dtype), by, count, count)
-  k:line("for (long %s = 0; %s < %s; %s++) %s[%s] = %s > 0 ? %s[%s] / %s : 0 / %s;",
-    i, i, n, i, array, i, by, array, i, by, by)
+function M.run(k, spec)
+  local list, kept = walk_operands(k, spec), {}
+  for i, operand in ipairs(list) do
+    kept[i] = { at = operand.at, offset = operand.offset, minus = operand.minus, bytes = operand.bytes, index = operand.index,
+                strides = pick(operand.strides, spec.kept) }
+  end
+  k:walk{ extents = pick(spec.space, spec.kept), start = spec.start, n = spec.n, operands = kept, body = function(w)
+    local s
+    local block = k:block(function(b)
+      s = sweep.new(k, b)
+      local f = setmetatable({ k = k, s = s, spec = spec, first_store = #spec.plan.sources + 1 }, Fold)
+      for _, stat in ipairs(spec.stats) do f.keeps = f.keeps or stat.keep end
+      bind(f, w, list)
+      if next(spec.plan.random) then
+        f.index = f.first_store + #spec.stores
+        f.draw = stages.draws(spec.plan, s, f.index)
+      end
+      f.count = M.count(s, spec.terms)
+      if spec.sideways then f:across(w) else f:along(w) end
+    end)
+    k:call(block, s.words)
+  end }
+end
+
+--- A number of terms (dim or C expression) as a vector; made outside loops.
+function M.count(s, terms)
+  local amount = type(terms) == "string" and terms or sweep.amount(s.k, terms)
+  return type(amount) == "number" and s.b:splat(amount) or s.b:cvt_f(s.b:splatg(s:g(amount)))
+end
+
+--- Extents and strides of the plan's sources over some axes of the space, adjacent axes merged where all allow it.
+function M.collapsed(k, plan, space, axes)
+  local lists = {}
+  for i, source in ipairs(plan.sources) do lists[i] = pick(source.strides, axes) end
+  return k:collapse(pick(space, axes), lists)
 end
 
 --- Strides, in `space`, of an array over the kept positions.
@@ -216,13 +348,6 @@ function M.over_kept(k, space, kept)
   for axis = 1, #space do strides[axis] = k.dims:const(0) end
   for i, axis in ipairs(kept) do strides[axis] = packed[i] end
   return strides
-end
-
---- How many kept positions a tile takes when each folds `terms` (dim) elements: a constant, by
--- shape alone.
-function M.outputs_per_tile(k, terms)
-  local known = k.dims:value(terms)
-  return known and math.max(1, math.min(LONGEST, math.floor(WORK / math.max(known, 1)))) or UNKNOWN
 end
 
 return M

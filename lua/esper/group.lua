@@ -12,7 +12,7 @@
 local facts = require "esper.facts"
 local form = require "esper.group_form"
 local views = require "esper.views"
-local M = { verify = form.verify }
+local M = { verify = form.verify, fixed = form.fixed }
 
 -- Limits of one group: they bound registers, operands and stack buffers of a generated function.
 local MAX_NODES, MAX_OPERANDS = 40, 24

@@ -1,5 +1,5 @@
 --- Finished groups: what of a group is stored, where each operand is read, and the check that they run in order.
--- Used by group.lua; the form is in docs/architecture.md.
+-- And what of it may be kept from run to run. Used by group.lua; the form is in docs/architecture.md.
 local facts = require "esper.facts"
 local views = require "esper.views"
 local M = {}
@@ -95,6 +95,35 @@ function M.verify(result)
     if not ready[result.views.at[root.node].base] then return nil, ("root '%s' is never stored"):format(root.name) end
   end
   return true
+end
+
+-- Does a group compute fixed values alone (facts.fixed), of operands that are kept, and store no output of the kernel?
+local function keeps(group, values, kept, root)
+  for id, args in pairs(group.args) do
+    if not values[id] then return false end
+    for _, arg in ipairs(args) do
+      if arg.base and not kept[arg.base] then return false end
+    end
+  end
+  for _, id in ipairs(group.outputs) do
+    if root[id] then return false end
+  end
+  return true
+end
+
+--- { [id] = true } for parameters, buffers and what groups compute from them alone: what a kernel for inference may keep while
+-- they are frozen. A value that shares its group with others, or is an output of the kernel, lies where it cannot stay.
+function M.fixed(result)
+  local f, kept, root = result.facts, {}, {}
+  local values = facts.fixed(f)
+  for id = 0, f.n - 1 do kept[id] = facts.leaf[f.op[id]] and values[id] or nil end
+  for _, r in ipairs(f.roots) do root[result.views.at[r.node].base] = true end
+  for _, group in ipairs(result.groups) do
+    if keeps(group, values, kept, root) then
+      for id in pairs(group.args) do kept[id] = true end
+    end
+  end
+  return kept
 end
 
 return M

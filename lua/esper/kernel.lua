@@ -230,7 +230,7 @@ function Kernel:run(given, options)
   run.symbols, run.data, run.seed, run.step = symbols, data, options.seed or 0, options.step or 0
   run.frozen = (getmetatable(params) or {}).frozen or 0
   if options.threads ~= false then run.pool = self.pool end
-  if self.mode == "train" and run.frozen ~= 0 then params:thaw() end -- it updates buffers
+  if run.frozen ~= 0 and C.es_plan_role_count(self.plan, native.role.update) > 0 then params:thaw() end
   if C.es_kernel_run(self.kernel, run, fresh()) ~= 0 then return failure() end
   return out, params
 end

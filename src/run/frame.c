@@ -153,7 +153,8 @@ static void forget_kept(es_frame *f) {
   for (int32_t i = 0; i < f->kernel->step_count; i++) f->calls[i].token = 0;
 }
 
-static esper_status lay_slots(es_frame *f, es_error *err) {
+/* Gives every slot its place; tells whether a kept one moved. */
+static esper_status lay_slots(es_frame *f, bool *moved, es_error *err) {
   const es_kernel *k = f->kernel;
   memset(f->slot_bytes, 0, (size_t)k->slot_count * sizeof *f->slot_bytes);
   for (int32_t i = 0; i < es_plan_size_count(k->plan); i++) {
@@ -167,34 +168,50 @@ static esper_status lay_slots(es_frame *f, es_error *err) {
   }
   int64_t ends[2] = { 0, 0 }; /* of the workspace, of what is kept */
   for (int32_t i = 0; i < k->slot_count; i++) {
-    int64_t *at = &ends[es_plan_slot_kept(k->plan, i)];
+    bool kept = es_plan_slot_kept(k->plan, i);
+    int64_t *at = &ends[kept];
     if (f->slot_bytes[i] > ES_BYTES_MAX - ES_ALIGNMENT - *at)
       return es_fail(err, ESPER_ELIMIT,
                      "kernel: workspace exceeds 2^46 bytes; give smaller tensors");
+    *moved = *moved || (kept && f->slot_at[i] != *at);
     f->slot_at[i] = *at;
     *at += (f->slot_bytes[i] + ES_ALIGNMENT - 1) & -(int64_t)ES_ALIGNMENT;
   }
   f->workspace = ends[0];
-  if (f->kept != ends[1]) forget_kept(f); /* the slots have other places */
+  *moved = *moved || f->kept != ends[1];
   f->kept = ends[1];
   f->placed = NULL;
   return ESPER_OK;
 }
 
-esper_status es_frame_layout(es_frame *f, es_error *err) {
+/* Tiles and dimensions of every step; tells whether a step that runs once is to be run with others than before. */
+static bool set_dimensions(es_frame *f) {
   const es_kernel *k = f->kernel;
-  esper_status status = ESPER_OK;
-  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, i, err);
-  if (status == ESPER_OK) status = lay_slots(f, err);
-  if (status != ESPER_OK) return status;
+  bool changed = false;
   int64_t *d = f->d;
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);
+    bool once = s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
     f->calls[i].tiles = f->values[s->tiles];
-    for (int32_t n = 0; n < s->dim_count; n++) *d++ = f->values[s->dims[n]];
+    for (int32_t n = 0; n < s->dim_count; n++, d++) {
+      changed = changed || (once && *d != f->values[s->dims[n]]);
+      *d = f->values[s->dims[n]];
+    }
   }
-  f->valid = true;
-  return ESPER_OK;
+  return changed;
+}
+
+/* What is kept stays from shape to shape only where neither its place nor what it was made with depends on the shape. */
+esper_status es_frame_layout(es_frame *f, es_error *err) {
+  const es_kernel *k = f->kernel;
+  esper_status status = ESPER_OK;
+  bool changed = false;
+  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, i, err);
+  if (status == ESPER_OK) status = lay_slots(f, &changed, err);
+  if (status == ESPER_OK) changed = set_dimensions(f) || changed;
+  if (status != ESPER_OK || changed) forget_kept(f);
+  f->valid = status == ESPER_OK;
+  return status;
 }
 
 esper_status es_frame_prepare(es_frame *f, const int64_t *symbols, es_error *err) {

@@ -118,7 +118,7 @@ local function leaves(graph, values)
 end
 
 --- options.given: function(kernel) -> tensors by input name, instead of drawn ones; their extents give the sizes.
--- options.kernel: the kernel to time, instead of compiling the case.
+-- options.kernel: the kernel to time, instead of compiling the case. options.leaves: a side whose data this one is to read.
 function M.esper(case, options)
   local made, ms, status = options.kernel, nil, nil
   if not made then made, ms, status = compiled(case, options) end
@@ -130,7 +130,7 @@ function M.esper(case, options)
   end
   values, why, status = sizes(made, case, given)
   if not values then return nil, why, status or "EARG" end
-  local data = leaves(graph, values)
+  local data = options.leaves and options.leaves.data or leaves(graph, values)
   if not data then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
   for name, t in pairs(given or {}) do data[name].tensor = t end
   local frozen = made.mode == "eval" and not options.fluid and C.es_frozen_token() or nil -- as peers see constant weights
