@@ -12,7 +12,7 @@ MAJOR   := $(firstword $(subst ., ,$(VERSION)))
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
 BASE     = -std=c11 -D_GNU_SOURCE -fvisibility=hidden -fPIC -Isrc -I$(G) -I/usr/include/luajit-2.1 $(WARN)
-LIBS    := -lluajit-5.1 -llmdb -lsodium -lm -ldl -lpthread
+LIBS    := -lluajit-5.1 -llmdb -lsodium -lpthreadpool -lm -ldl -lpthread
 
 G       := $(BUILD)/gen
 SRC     := $(sort $(wildcard src/*/*.c))
@@ -28,7 +28,7 @@ all: $(BUILD)/esper $(BUILD)/libesper.a $(BUILD)/libesper.so $(BUILD)/esper_nati
 
 # --- what Debian ships -------------------------------------------------------------------------
 APT := gcc g++ make binutils pkg-config luajit libluajit-5.1-dev libtcc-dev liblmdb-dev libsodium-dev \
-       libedit-dev lua-cjson lua-busted libtorch-dev
+       libpthreadpool-dev libedit-dev lua-cjson lua-busted libtorch-dev
 deps: ## install what is missing (Debian, Ubuntu); names it elsewhere
 	@src/bind/deps.sh $(APT)
 

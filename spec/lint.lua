@@ -28,7 +28,7 @@ local MAY_INCLUDE = {
   bind = { "base", "graph", "vec", "jit", "run", "store", "torch" },
 }
 -- Headers with exactly one user.
-local SOLE = { ["libtcc.h"] = "src/jit/tcc.c", ["lmdb.h"] = "src/store/lmdb.c" }
+local SOLE = { ["libtcc.h"] = "src/jit/tcc.c", ["lmdb.h"] = "src/store/lmdb.c", ["pthreadpool.h"] = "src/run/pool.c" }
 
 -- These fork, and their children may end themselves.
 local IN_CHILD = { ["src/run/guard.c"] = true, ["src/store/health.c"] = true }

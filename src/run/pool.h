@@ -1,5 +1,5 @@
-/* Threads for kernels: counted, shared by many runs.
- * A pool takes one job at a time. A second job that comes while one is running does not wait: it runs on the
+/* Threads for kernels: a counted pthreadpool that many runs may share.
+ * A pthreadpool takes one job at a time. Here a second job that comes while one is running does not wait: it runs on the
  * thread that brought it. Work is cut by the caller, never by the number of threads, so results don't depend on it. */
 #ifndef ES_POOL_H
 #define ES_POOL_H
