@@ -290,6 +290,9 @@ output "e" %10]] },
 %6 = log_softmax %5 axis=1
 %7 = input "z" f64[n, 3, w]
 %8 = softmax %7 axis=0
+%9 = silu %0
+%10 = softmax %9 axis=1
+output "c" %10
 output "y" %3
 output "z" %4
 output "a" %6
@@ -306,6 +309,16 @@ output "b" %8]] },
 %9 = tanh %8
 %10 = input "z" f64[n, 7]
 %11 = softmax %10
+%12 = gelu %0
+%13 = layer_norm %12
+%14 = tanh %0
+%15 = softmax %14
+%16 = mul %15 %1
+%17 = exp %10
+%18 = rms_norm %17
+output "c" %13
+output "d" %16
+output "e" %18
 output "y" %6
 output "z" %7
 output "a" %9

@@ -8,7 +8,7 @@
 --     plan=, front={ids}   a chain's plan (emit_chain.lua) whose nodes begin with `front`, computed at every element
 --     inputs={ input, ... }   the plan's inputs that give an element's value x: { node= } or { source= }; x is a list when
 --                          there are several
---     stats={ stat, ... }  in order: { kind = of emit_fold_block.lua, value = fn(b, x, earlier...) -> what is folded,
+--     stats={ stat, ... }  in order: { kind = of emit_fold_kinds.lua, value = fn(b, x, earlier...) -> what is folded,
 --                          finish = fn(b, folded, count) -> the statistic, or nil; keep = true: the write gets this value as x }
 --     write=fn(stats, x)   evaluates the rest of the plan: sets what its anchor computes; see `nodes`, `stores`
 --     nodes=, stores=      ids of the plan behind `front`, and which of them are written to the outputs, row-major
@@ -22,7 +22,7 @@ local amount = require "esper.emit_amount"
 local block = require "esper.emit_fold_block"
 local chain = require "esper.emit_chain"
 
-local M = { kinds = block.kinds }
+local M = {}
 local pick = block.pick
 M.pick = pick
 

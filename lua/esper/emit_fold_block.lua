@@ -3,17 +3,19 @@
 --   words = block.build(k, b, spec, w, list, count)   spec: see emit_fold.lua; w: the walk's run; list: its operands {
 --                  strides over the whole space, bytes, written, index }: sources of the plan, stores, the index of random
 --                  numbers, arrays; count(s): the number of terms. Gives the words of the call
---   block.kinds    how values are folded
 -- Along: one kept position after the other, vectors along its reduced axes, statistics in every lane. Across: vectors of
 -- neighbouring kept positions, statistics per lane.
 
 local amount = require "esper.emit_amount"
+local kinds = require "esper.emit_fold_kinds"
 local nodes = require "esper.vecmath_nodes"
 local stages = require "esper.emit_stage"
 local sweep = require "esper.emit_sweep"
-local vecmath = require "esper.vecmath"
 
 local M = {}
+
+local STASH = 4    -- instructions of a value from which on it is computed once
+local STRAIGHT = 4 -- vectors up to which a row stays in registers from pass to pass
 
 local function pick(list, axes)
   local out = {}
@@ -21,46 +23,6 @@ local function pick(list, axes)
   return out
 end
 M.pick = pick
-
--- ---- folding ----
-
-local function lane_max(b, v)
-  if b.lanes == 1 then return v end
-  local zero, one = b:splat(0), b:splat(1)
-  local nans = b:hadd(b:select(b:ne(v, v), one, zero)) -- hmax does not keep NaN
-  return b:select(b:lt(zero, nans), b:splat(0 / 0), b:hmax(v))
-end
-
---- Neutral element, two into one, a value into one (`take`, when not as two are joined), all lanes into one. "peak" is a
--- maximum that may lose NaN.
-M.kinds = {
-  sum = { first = 0, join = function(b, acc, x) return b:add(acc, x) end, lanes = function(b, v) return b:hadd(v) end },
-  squares = { first = 0, join = function(b, acc, x) return b:add(acc, x) end, take = function(b, acc, x) return b:fma(x, x, acc) end,
-              lanes = function(b, v) return b:hadd(v) end },
-  max = { first = -math.huge, join = function(b, acc, x) return vecmath.maximum(b, acc, x) end, lanes = lane_max },
-  peak = { first = -math.huge, join = function(b, acc, x) return b:max(acc, x) end, lanes = function(b, v) return b:hmax(v) end },
-}
-
--- `count` accumulators: add(v, x) joins x to accumulator v.part, parts are the registers.
-local function accumulators(b, kind, count)
-  local parts = {}
-  for i = 1, count do parts[i] = b:splat(kind.first) end
-  return parts, function(v, x)
-    local acc = parts[v.part]
-    local joined = (kind.take or kind.join)(b, acc, x)
-    b:set(acc, v.mask and b:select(v.mask, joined, acc) or joined)
-  end
-end
-
--- Pairwise, so that no sum is longer than it needs to be.
-local function joined(b, kind, list)
-  while #list > 1 do
-    local half = {}
-    for i = 1, #list, 2 do half[#half + 1] = list[i + 1] and kind.join(b, list[i], list[i + 1]) or list[i] end
-    list = half
-  end
-  return list[1]
-end
 
 -- ---- operands ----
 
@@ -137,6 +99,12 @@ function Fold:value(v)
   return #list == 1 and list[1] or list
 end
 
+-- The same for the write.
+function Fold:element(v)
+  if self.keeps or self.stash then return v.get(self.first_store) end
+  return self:value(v)
+end
+
 -- Computes and stores what comes behind the statistics; x(v) gives the element's value.
 function Fold:write(v, stats, x)
   local spec = self.spec
@@ -154,11 +122,24 @@ end
 -- Vectors taken at once: independent sums hide the latency of an addition, which matters less the more an element costs.
 local function unroll(price) return price <= 6 and 4 or price <= 12 and 2 or 1 end
 
--- What the write reads: the kept value where there is one, which lies in the first output.
+-- What statistic i reads, and the function that gives the element's value at v. A costly value is left in the first output
+-- by the first statistic, where the others find it; one that a statistic keeps takes its place.
+function Fold:stat_value(i, stat)
+  local spec, home = self.spec, self.first_store
+  if self.stash and i > 1 then return self:read_by({}, nil, { home }), function(v) return v.get(home) end end
+  local also = (self.stash or stat.keep) and { home }
+  return self:read_by(spec.front, spec.inputs, also), function(v)
+    local x = self:value(v)
+    if self.stash and not v.straight then v.put(home, x) end
+    return x
+  end
+end
+
+-- What the write reads, besides what it stores.
 function Fold:write_reads()
   local spec, also = self.spec, {}
   for i in ipairs(spec.stores) do also[i] = self.first_store + i - 1 end
-  if self.keeps then return self:read_by(spec.nodes, nil, also) end
+  if self.keeps or self.stash then return self:read_by(spec.nodes, nil, also) end
   local ids = { unpack(spec.front) }
   for _, id in ipairs(spec.nodes) do ids[#ids + 1] = id end
   return self:read_by(ids, spec.inputs, also)
@@ -166,18 +147,18 @@ end
 
 -- ---- along the reduced axes ----
 
-local STRAIGHT = 4 -- vectors up to which a row stays in registers from pass to pass
-
 -- The pass of one statistic; what a straight pass computes is remembered for the next ones.
-function Fold:stat_pass(stat, stats)
+function Fold:stat_pass(i, stat, stats)
   local spec, b = self.spec, self.s.b
   local price = cost(self.k, spec.front) + (stat.price or 1)
-  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), false)
-  local kind, count, parts, add = M.kinds[stat.kind], unroll(price), nil, nil
+  local reads, value = self:stat_value(i, stat)
+  local extents, operands = self:over_reduced(reads, false)
+  local kind, count, parts, add = kinds[stat.kind], unroll(price), nil, nil
   local pass
   pass = self.s:pass { extents = extents, operands = operands, unroll = count, straight = STRAIGHT, body = function(v)
     local memo = pass.straight and self.memo or {}
-    memo[v.ahead] = memo[v.ahead] or self:value(v)
+    v.straight = pass.straight
+    memo[v.ahead] = memo[v.ahead] or value(v)
     local x = stat.value(b, memo[v.ahead], unpack(stats))
     if stat.keep then
       if pass.straight then memo[v.ahead] = x else v.put(self.first_store, x) end
@@ -185,7 +166,7 @@ function Fold:stat_pass(stat, stats)
     add(v, x)
   end }
   return function()
-    parts, add = accumulators(b, kind, pass.straight and 1 or count)
+    parts, add = kinds.accumulators(b, kind, pass.straight and 1 or count)
     if pass.straight then
       local plain = add
       add = function(v, x)
@@ -194,7 +175,7 @@ function Fold:stat_pass(stat, stats)
       end
     end
     pass()
-    local folded = kind.lanes(b, joined(b, kind, parts))
+    local folded = kind.lanes(b, kinds.joined(b, kind, parts))
     return stat.finish and stat.finish(b, folded, self.count) or folded
   end
 end
@@ -204,7 +185,7 @@ function Fold:write_pass(stats)
   local pass
   pass = self.s:pass { extents = extents, operands = operands, straight = STRAIGHT, unroll = unroll(cost(self.k, self.spec.nodes) + 4),
     body = function(v)
-      local x = pass.straight and self.memo[v.ahead] or self.keeps and v.get(self.first_store) or self:value(v)
+      local x = pass.straight and self.memo[v.ahead] or self:element(v)
       self:write(v, stats, x)
     end }
   return pass
@@ -213,7 +194,7 @@ end
 function Fold:along(w)
   local s, spec, stats, passes = self.s, self.spec, {}, {}
   local b = s.b
-  for i, stat in ipairs(spec.stats) do passes[i] = self:stat_pass(stat, stats) end
+  for i, stat in ipairs(spec.stats) do passes[i] = self:stat_pass(i, stat, stats) end
   local write = spec.write and self:write_pass(stats)
   b:loop(s:g(w.n), function()
     self.memo = {}
@@ -229,17 +210,18 @@ end
 
 -- ---- across kept positions ----
 
-function Fold:stat_down(stat, stats, width, mask)
-  local spec, b = self.spec, self.s.b
-  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), true)
-  local parts, add = accumulators(b, M.kinds[stat.kind], width)
+function Fold:stat_down(n, stat, stats, width, mask)
+  local b = self.s.b
+  local reads, value = self:stat_value(n, stat)
+  local extents, operands = self:over_reduced(reads, true)
+  local parts, add = kinds.accumulators(b, kinds[stat.kind], width)
   local function earlier(u)
     local list = {}
     for i, statistic in ipairs(stats) do list[i] = statistic[u] end
     return unpack(list)
   end
   self.s:down({ extents = extents, operands = operands, body = function(v)
-    local x = stat.value(b, self:value(v), earlier(v.part))
+    local x = stat.value(b, value(v), earlier(v.part))
     if stat.keep then v.put(self.first_store, x) end
     v.mask = nil -- lanes beyond the last position fold what nobody stores
     add(v, x)
@@ -250,7 +232,7 @@ end
 
 function Fold:strip(width, mask)
   local spec, s, stats = self.spec, self.s, {}
-  for i, stat in ipairs(spec.stats) do stats[i] = self:stat_down(stat, stats, width, mask) end
+  for i, stat in ipairs(spec.stats) do stats[i] = self:stat_down(i, stat, stats, width, mask) end
   for i, into in ipairs(spec.into or {}) do
     local operand = self.operands[self.first_store + i - 1]
     for u = 1, width do s.b:store(operand.at, stats[into.stat][u], (u - 1) * s.b.lanes * operand.bytes, mask) end
@@ -260,7 +242,7 @@ function Fold:strip(width, mask)
   s:down({ extents = extents, operands = operands, body = function(v)
     local mine = {}
     for i, statistic in ipairs(stats) do mine[i] = statistic[v.part] end
-    self:write(v, mine, self.keeps and v.get(self.first_store) or self:value(v))
+    self:write(v, mine, self:element(v))
   end }, width, mask)
 end
 
@@ -281,6 +263,7 @@ function M.build(k, b, spec, w, list, count)
   local s = sweep.new(k, b)
   local f = setmetatable({ k = k, s = s, spec = spec, first_store = #spec.plan.sources + 1 }, Fold)
   for _, stat in ipairs(spec.stats) do f.keeps = f.keeps or stat.keep end
+  f.stash = spec.write and cost(k, spec.front) >= STASH
   bind(f, w, list)
   if next(spec.plan.random) then
     f.index = f.first_store + #spec.stores

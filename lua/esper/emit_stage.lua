@@ -81,18 +81,23 @@ end
 --- The random numbers of a plan in the block of sweep s: fn(arg, v) for M.compute's fetch, inside pass p, whose operand
 -- `index` is the linear index in the output. Made outside all loops.
 function M.draws(plan, s, index)
-  local keys = {}
-  for id in pairs(plan.random) do
-    local stream = plan.k:key(plan.k.graph:attr(id, "stream"))
-    keys[id] = random.key(s.b, function(i) return s:g((random.words[i + 1]:gsub("%%s", stream))) end)
+  local keys, next_made = {}, {}
+  for _, id in ipairs(plan.nodes) do
+    if plan.random[id] then
+      local stream = plan.k:key(plan.k.graph:attr(id, "stream"))
+      keys[id] = random.key(s.b, function(i) return s:g((random.words[i + 1]:gsub("%%s", stream))) end)
+    end
   end
   return function(arg, v)
-    local made = v[arg.random]
-    if not made then
-      made = { random.uniform(s.b, keys[arg.random], v.get(index)) }
-      v[arg.random] = made
+    local id = arg.random
+    if not v[id] then
+      v[id], next_made[id] = next_made[id], nil
+      if not v[id] then -- and for the vector that follows, where there is one
+        local at = v.get(index)
+        v[id], next_made[id] = unpack(random.uniform(s.b, keys[id], { at, v.more and s.b:g_addk(at, s.b.lanes) or nil }))
+      end
     end
-    return made[arg.part]
+    return v[id][arg.part]
   end
 end
 
@@ -127,7 +132,7 @@ end
 
 -- More vectors at once where an element costs little beside the loop around it.
 local function unroll(plan)
-  if next(plan.random) then return 1 end
+  if next(plan.random) then return 2 end
   local cost = 0
   for _, id in ipairs(plan.nodes) do cost = cost + nodes.cost(plan.k.graph:op(id)) end
   return cost <= 6 and 4 or cost <= 12 and 2 or 1

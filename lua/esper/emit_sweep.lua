@@ -12,6 +12,7 @@
 --                 once = register of an element that serves the whole block, whole = true for integers in a block of floats,
 --                 load = fn(operand, ahead, mask) when it is no plain read }
 --     v.get(i)   register of operand i here    v.put(i, x)   stores to operand i; with operands.where, number where[i]
+--     v.more     another vector follows in the same loop
 --     v.mask     mask of the tail, or nil      v.part        which of `unroll` independent accumulators to use, from 1
 --     before = fn(get)   is called in front of the loop over the last extent, with registers of what that does not move
 --     pass.straight   the pass is up to `straight` vectors without a loop: v.ahead numbers them from 0, the same in every
@@ -125,9 +126,9 @@ local function fixed_of(s, operands)
   return fixed
 end
 
-function Pass:vector(ahead, mask)
+function Pass:vector(ahead, mask, more)
   local v = vector(self.s, self.operands, self.fixed, ahead, mask)
-  v.part = ahead % self.unroll + 1
+  v.part, v.more = ahead % self.unroll + 1, more
   self.body(v)
 end
 
@@ -144,7 +145,7 @@ function Pass:columns()
   local last = #self.extents
   if c.groups and c.groups ~= 0 then
     b:loop(c.group_count, function()
-      for u = 0, self.unroll - 1 do self:vector(u) end
+      for u = 0, self.unroll - 1 do self:vector(u, nil, u + 1 < self.unroll) end
       self:step(last, self.unroll * lanes)
     end)
   end

@@ -2,7 +2,8 @@
 -- by emit_stage.lua for dropout and noise; f32 blocks compute in 32-bit lanes, f64 blocks in 64-bit lanes that hold 32 bits.
 --
 --   key = random.key(b, word)      outside loops; word(i) gives the i-th of random.words as a scalar
---   u, v = random.uniform(b, key, index)   two vectors of numbers in [0, 1) for elements index, index + 1, ... (scalar)
+--   random.uniform(b, key, { index, ... }) -> { { u, v }, ... }   for every scalar index two vectors of numbers in [0, 1), of
+--                                  elements index, index + 1, ...; several at once hide each other's latency
 -- Invariant: bits equal those of es_threefry for every index below 2^63.
 
 local M = {}
@@ -45,18 +46,24 @@ end
 -- The top 24 bits of a word as a number in [0, 1): exact in f32.
 local function number(b, x) return b:mul(b:cvt_f(b:shr(clean(b, x), 8)), b:splat(2 ^ -24)) end
 
-function M.uniform(b, key, index)
-  local x0, x1 = counter(b, index)
-  x0, x1 = b:iadd(x0, key[0]), clean(b, b:iadd(x1, key[1]))
+function M.uniform(b, key, list)
+  local x0, x1, out = {}, {}, {}
+  for i, index in ipairs(list) do
+    local low, high = counter(b, index)
+    x0[i], x1[i] = b:iadd(low, key[0]), clean(b, b:iadd(high, key[1]))
+  end
   for round = 0, ROUNDS - 1 do
-    x0 = b:iadd(x0, x1)
-    x1 = clean(b, b:xor_(rotated(b, x1, ROTATION[round % 8 + 1]), x0))
-    if round % 4 == 3 then
-      local n = (round + 1) / 4
-      x0, x1 = b:iadd(x0, key[n % 3]), clean(b, b:iadd(x1, key.add[n]))
+    for i in ipairs(list) do
+      x0[i] = b:iadd(x0[i], x1[i])
+      x1[i] = clean(b, b:xor_(rotated(b, x1[i], ROTATION[round % 8 + 1]), x0[i]))
+      if round % 4 == 3 then
+        local n = (round + 1) / 4
+        x0[i], x1[i] = b:iadd(x0[i], key[n % 3]), clean(b, b:iadd(x1[i], key.add[n]))
+      end
     end
   end
-  return number(b, x0), number(b, x1)
+  for i in ipairs(list) do out[i] = { number(b, x0[i]), number(b, x1[i]) } end
+  return out
 end
 
 return M
