@@ -8,7 +8,7 @@
 --     plan=, front={ids}   a chain's plan (emit_chain.lua) whose nodes begin with `front`, computed at every element
 --     inputs={ input, ... }   the plan's inputs that give an element's value x: { node= } or { source= }; x is a list when
 --                          there are several
---     stats={ stat, ... }  in order: { kind = of fold.kinds, value = fn(b, x, earlier...) -> what is folded,
+--     stats={ stat, ... }  in order: { kind = of emit_fold_block.lua, value = fn(b, x, earlier...) -> what is folded,
 --                          finish = fn(b, folded, count) -> the statistic, or nil; keep = true: the write gets this value as x }
 --     write=fn(stats, x)   evaluates the rest of the plan: sets what its anchor computes; see `nodes`, `stores`
 --     nodes=, stores=      ids of the plan behind `front`, and which of them are written to the outputs, row-major
@@ -18,275 +18,13 @@
 -- Invariant: an element is read in every pass over its row before it is written; the order of a sum depends on extents
 -- and lanes alone.
 
+local amount = require "esper.emit_amount"
+local block = require "esper.emit_fold_block"
 local chain = require "esper.emit_chain"
-local nodes = require "esper.vecmath_nodes"
-local stages = require "esper.emit_stage"
-local sweep = require "esper.emit_sweep"
-local vecmath = require "esper.vecmath"
 
-local M = {}
-
--- ---- folding ----
-
-local function lane_max(b, v)
-  if b.lanes == 1 then return v end
-  local zero, one = b:splat(0), b:splat(1)
-  local nans = b:hadd(b:select(b:ne(v, v), one, zero)) -- hmax does not keep NaN
-  return b:select(b:lt(zero, nans), b:splat(0 / 0), b:hmax(v))
-end
-
---- Neutral element, two into one, a value into one (`take`, when not as two are joined), all lanes into one. "peak" is a
--- maximum that may lose NaN.
-M.kinds = {
-  sum = { first = 0, join = function(b, acc, x) return b:add(acc, x) end, lanes = function(b, v) return b:hadd(v) end },
-  squares = { first = 0, join = function(b, acc, x) return b:add(acc, x) end, take = function(b, acc, x) return b:fma(x, x, acc) end,
-              lanes = function(b, v) return b:hadd(v) end },
-  max = { first = -math.huge, join = function(b, acc, x) return vecmath.maximum(b, acc, x) end, lanes = lane_max },
-  peak = { first = -math.huge, join = function(b, acc, x) return b:max(acc, x) end, lanes = function(b, v) return b:hmax(v) end },
-}
-
--- `count` accumulators: add(v, x) joins x to accumulator v.part, parts are the registers.
-local function accumulators(b, kind, count)
-  local parts = {}
-  for i = 1, count do parts[i] = b:splat(kind.first) end
-  return parts, function(v, x)
-    local acc = parts[v.part]
-    local joined = (kind.take or kind.join)(b, acc, x)
-    b:set(acc, v.mask and b:select(v.mask, joined, acc) or joined)
-  end
-end
-
--- Pairwise, so that no sum is longer than it needs to be.
-local function joined(b, kind, list)
-  while #list > 1 do
-    local half = {}
-    for i = 1, #list, 2 do half[#half + 1] = list[i + 1] and kind.join(b, list[i], list[i + 1]) or list[i] end
-    list = half
-  end
-  return list[1]
-end
-
-local function pick(list, axes)
-  local out = {}
-  for i, axis in ipairs(axes) do out[i] = list[axis] end
-  return out
-end
+local M = { kinds = block.kinds }
+local pick = block.pick
 M.pick = pick
-
--- ---- the block of one walk ----
-
-local Fold = {}
-Fold.__index = Fold
-
--- All operands: sources, stores, then the index of random numbers and the result; each with its address (`at`, or `once`:
--- the register of an element that never changes), its step along the kept run and its strides over the reduced axes.
-local function bind(f, w, list)
-  local s, k = f.s, f.k
-  f.operands = {}
-  for i, given in ipairs(list) do
-    local run = w[i]
-    local operand = { bytes = given.index and 1 or given.bytes, written = given.written, step = run.step,
-      strides = pick(given.strides, f.spec.reduced), index = given.index }
-    local still = k.dims:value(run.step) == 0 and not (given.written or given.index)
-    for _, stride in ipairs(operand.strides) do still = still and k.dims:value(stride) == 0 end
-    if still then operand.once = s.b:bcast(s:word(run.ptr)) else operand.at = s:pointer(run.ptr) end
-    f.operands[i] = operand
-  end
-end
-
--- The operands `which` over the reduced axes, as few as they can be said in; `last`: with their step along the kept run.
-function Fold:over_reduced(which, last)
-  local k, lists, out = self.k, {}, { where = {} }
-  for n, i in ipairs(which) do lists[n] = self.operands[i].strides end
-  local extents, collapsed = k:collapse(pick(self.spec.space, self.spec.reduced), lists)
-  for n, i in ipairs(which) do
-    local o, strides = self.operands[i], {}
-    for level, stride in ipairs(collapsed[n]) do strides[level] = sweep.amount(k, stride, o.bytes) end
-    if last then strides[#strides + 1] = sweep.amount(k, o.step, o.bytes) end
-    local operand = { at = o.at, once = o.once, bytes = o.bytes, written = o.written, strides = strides }
-    if o.index then
-      function operand.load(_, ahead) return self.s.b:g_addk(o.at, ahead * self.s.b.lanes) end
-    end
-    out[n], out.where[i] = operand, n
-  end
-  for level, extent in ipairs(extents) do extents[level] = sweep.amount(k, extent) end
-  if self.spec.piece then extents[1] = self.spec.piece.n end
-  return extents, out
-end
-
--- Operands that nodes read, and `inputs`.
-function Fold:read_by(ids, inputs, also)
-  local list, seen = {}, {}
-  local function need(i)
-    if i and not seen[i] then
-      seen[i] = true
-      list[#list + 1] = i
-    end
-  end
-  for _, id in ipairs(ids) do
-    for _, arg in ipairs(self.spec.plan.inputs[id]) do need(arg.source) end
-    if self.spec.plan.random[id] then need(self.index) end
-  end
-  for _, input in ipairs(inputs or {}) do need(input.source) end
-  for _, i in ipairs(also or {}) do need(i) end
-  return list
-end
-
-function Fold:fetch(v)
-  return function(arg)
-    if arg.random then return self.draw(arg, v) end
-    return v.get(arg.source)
-  end
-end
-
--- The element's value at v.
-function Fold:value(v)
-  local spec = self.spec
-  local value = stages.compute(spec.plan, self.s.b, { nodes = spec.front }, self:fetch(v))
-  local list = {}
-  for i, input in ipairs(spec.inputs) do list[i] = input.node and value[input.node] or self:fetch(v)(input) end
-  return #list == 1 and list[1] or list
-end
-
--- Computes and stores what comes behind the statistics; x(v) gives the element's value.
-function Fold:write(v, stats, x)
-  local spec = self.spec
-  spec.write(stats, x)
-  local value = stages.compute(spec.plan, self.s.b, { nodes = spec.nodes }, self:fetch(v))
-  for i, id in ipairs(spec.stores) do v.put(self.first_store + i - 1, value[id]) end
-end
-
-local function cost(k, ids)
-  local sum = 0
-  for _, id in ipairs(ids) do sum = sum + nodes.cost(k.graph:op(id)) end
-  return sum
-end
-
--- Vectors taken at once: independent sums hide the latency of an addition, which matters less the more an element costs.
-local function unroll(price) return price <= 6 and 4 or price <= 12 and 2 or 1 end
-
--- What the write reads: the kept value where there is one, which lies in the first output.
-function Fold:write_reads()
-  local spec, also = self.spec, {}
-  for i in ipairs(spec.stores) do also[i] = self.first_store + i - 1 end
-  if self.keeps then return self:read_by(spec.nodes, nil, also) end
-  local ids = { unpack(spec.front) }
-  for _, id in ipairs(spec.nodes) do ids[#ids + 1] = id end
-  return self:read_by(ids, spec.inputs, also)
-end
-
--- ---- along the reduced axes ----
-
-local STRAIGHT = 4 -- vectors up to which a row stays in registers from pass to pass
-
--- The pass of one statistic; what a straight pass computes is remembered for the next ones.
-function Fold:stat_pass(stat, stats)
-  local spec, b = self.spec, self.s.b
-  local price = cost(self.k, spec.front) + (stat.price or 1)
-  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), false)
-  local kind, count, parts, add = M.kinds[stat.kind], unroll(price), nil, nil
-  local pass
-  pass = self.s:pass { extents = extents, operands = operands, unroll = count, straight = STRAIGHT, body = function(v)
-    local memo = pass.straight and self.memo or {}
-    memo[v.ahead] = memo[v.ahead] or self:value(v)
-    local x = stat.value(b, memo[v.ahead], unpack(stats))
-    if stat.keep then
-      if pass.straight then memo[v.ahead] = x else v.put(self.first_store, x) end
-    end
-    add(v, x)
-  end }
-  return function()
-    parts, add = accumulators(b, kind, pass.straight and 1 or count)
-    if pass.straight then
-      local plain = add
-      add = function(v, x)
-        v.part = 1
-        plain(v, x)
-      end
-    end
-    pass()
-    local folded = kind.lanes(b, joined(b, kind, parts))
-    return stat.finish and stat.finish(b, folded, self.count) or folded
-  end
-end
-
-function Fold:write_pass(stats)
-  local extents, operands = self:over_reduced(self:write_reads(), false)
-  local pass
-  pass = self.s:pass { extents = extents, operands = operands, straight = STRAIGHT, unroll = unroll(cost(self.k, self.spec.nodes) + 4),
-    body = function(v)
-      local x = pass.straight and self.memo[v.ahead] or self.keeps and v.get(self.first_store) or self:value(v)
-      self:write(v, stats, x)
-    end }
-  return pass
-end
-
-function Fold:along(w)
-  local s, spec, stats, passes = self.s, self.spec, {}, {}
-  local b = s.b
-  for i, stat in ipairs(spec.stats) do passes[i] = self:stat_pass(stat, stats) end
-  local write = spec.write and self:write_pass(stats)
-  b:loop(s:g(w.n), function()
-    self.memo = {}
-    for i in ipairs(stats) do stats[i] = nil end
-    for i, pass in ipairs(passes) do stats[i] = pass() end
-    if write then write() end
-    for i, into in ipairs(spec.into or {}) do b:store1(self.operands[self.first_store + i - 1].at, stats[into.stat]) end
-    for _, operand in ipairs(self.operands) do
-      if operand.at then s:move(operand.at, sweep.amount(self.k, operand.step, operand.bytes)) end
-    end
-  end)
-end
-
--- ---- across kept positions ----
-
-function Fold:stat_down(stat, stats, width, mask)
-  local spec, b = self.spec, self.s.b
-  local extents, operands = self:over_reduced(self:read_by(spec.front, spec.inputs, stat.keep and { self.first_store }), true)
-  local parts, add = accumulators(b, M.kinds[stat.kind], width)
-  local function earlier(u)
-    local list = {}
-    for i, statistic in ipairs(stats) do list[i] = statistic[u] end
-    return unpack(list)
-  end
-  self.s:down({ extents = extents, operands = operands, body = function(v)
-    local x = stat.value(b, self:value(v), earlier(v.part))
-    if stat.keep then v.put(self.first_store, x) end
-    v.mask = nil -- lanes beyond the last position fold what nobody stores
-    add(v, x)
-  end }, width, mask)
-  for u = 1, width do parts[u] = stat.finish and stat.finish(b, parts[u], self.count) or parts[u] end
-  return parts
-end
-
-function Fold:strip(width, mask)
-  local spec, s, stats = self.spec, self.s, {}
-  for i, stat in ipairs(spec.stats) do stats[i] = self:stat_down(stat, stats, width, mask) end
-  for i, into in ipairs(spec.into or {}) do
-    local operand = self.operands[self.first_store + i - 1]
-    for u = 1, width do s.b:store(operand.at, stats[into.stat][u], (u - 1) * s.b.lanes * operand.bytes, mask) end
-  end
-  if not spec.write then return end
-  local extents, operands = self:over_reduced(self:write_reads(), true)
-  s:down({ extents = extents, operands = operands, body = function(v)
-    local mine = {}
-    for i, statistic in ipairs(stats) do mine[i] = statistic[v.part] end
-    self:write(v, mine, self.keeps and v.get(self.first_store) or self:value(v))
-  end }, width, mask)
-end
-
-function Fold:across(w)
-  local operands, price = {}, cost(self.k, self.spec.front)
-  for i, o in ipairs(self.operands) do
-    if o.at then operands[#operands + 1] = { at = o.at, bytes = o.bytes, strides = { sweep.amount(self.k, o.step, o.bytes) } } end
-  end
-  for _, stat in ipairs(self.spec.stats) do price = price + (stat.price or 1) end
-  self.s:across { count = w.n, operands = operands, unroll = price <= 2 and 8 or unroll(price), body = function(width, mask)
-    self:strip(width, mask)
-  end }
-end
-
--- ---- in all ----
 
 local function walk_operands(k, spec)
   local list, own = {}, k:contiguous(spec.space)
@@ -315,20 +53,11 @@ function M.run(k, spec)
                 strides = pick(operand.strides, spec.kept) }
   end
   k:walk{ extents = pick(spec.space, spec.kept), start = spec.start, n = spec.n, operands = kept, body = function(w)
-    local s
-    local block = k:block(function(b)
-      s = sweep.new(k, b)
-      local f = setmetatable({ k = k, s = s, spec = spec, first_store = #spec.plan.sources + 1 }, Fold)
-      for _, stat in ipairs(spec.stats) do f.keeps = f.keeps or stat.keep end
-      bind(f, w, list)
-      if next(spec.plan.random) then
-        f.index = f.first_store + #spec.stores
-        f.draw = stages.draws(spec.plan, s, f.index)
-      end
-      f.count = M.count(s, spec.terms)
-      if spec.sideways then f:across(w) else f:along(w) end
+    local words
+    local name = k:block(function(b)
+      words = block.build(k, b, spec, w, list, function(s) return M.count(s, spec.terms) end)
     end)
-    k:call(block, s.words)
+    k:call(name, words)
   end }
 end
 
@@ -339,9 +68,9 @@ end
 
 --- A number of terms (dim or C expression) as { known = number or nil, vector = register }; made outside loops.
 function M.count(s, terms)
-  local amount = type(terms) == "string" and terms or sweep.amount(s.k, terms)
-  if type(amount) == "number" then return { known = amount, vector = s.b:splat(amount) } end
-  return { vector = s.b:cvt_f(s.b:splatg(s:g(amount))) }
+  local count = type(terms) == "string" and terms or amount.of(s.k, terms)
+  if type(count) == "number" then return { known = count, vector = s.b:splat(count) } end
+  return { vector = s.b:cvt_f(s.b:splatg(s:g(count))) }
 end
 
 --- Extents and strides of the plan's sources over some axes of the space, adjacent axes merged where all allow it.

@@ -1,6 +1,7 @@
 --- The nodes of a chain as code: one vector block over a run and its rows, or, for what no block does, a plain C loop.
 -- Used by emit_chain.lua, which plans chains, by emit_fold.lua and the recipe norm, whose passes are not plain walks.
 
+local amount = require "esper.emit_amount"
 local hoist = require "esper.emit_hoist"
 local nodes = require "esper.vecmath_nodes"
 local random = require "esper.vecrandom"
@@ -100,9 +101,9 @@ end
 --- Source or store `w` of a walk (ptr, step, row) as an operand of a pass over { rows, columns } or { columns }.
 function M.operand(k, s, w, dtype)
   local bytes = k:bytes(dtype)
-  local column = sweep.amount(k, w.step, bytes)
+  local column = amount.of(k, w.step, bytes)
   local strides = { column }
-  if w.rows then strides = { sweep.amount(k, w.row, bytes), column } end
+  if w.rows then strides = { amount.of(k, w.row, bytes), column } end
   local operand = { strides = strides, bytes = bytes, whole = dtype == "i32" and s.b.type == "f32" }
   if column == 0 and (not w.rows or strides[1] == 0) and not w.written then
     operand.once = sweep.one(s.b, s:word(w.ptr), operand.whole)
@@ -114,7 +115,7 @@ end
 
 -- The linear index as an operand: its "address" counts elements, its values are scalars.
 local function index_operand(s, w)
-  local strides = w.rows and { sweep.amount(s.k, w.row), 1 } or { 1 }
+  local strides = w.rows and { amount.of(s.k, w.row), 1 } or { 1 }
   local operand = { at = s:pointer(w.ptr), strides = strides, bytes = 1 }
   function operand.load(_, ahead) return s.b:g_addk(operand.at, ahead * s.b.lanes) end
   return operand

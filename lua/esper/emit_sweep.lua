@@ -5,64 +5,29 @@
 --   s:g(amount)                  a scalar that holds it
 --   s:pointer(expr)              a scalar of its own that holds this address
 --   s:move(p, amount)            p += amount, in place
---   pass = s:pass{ extents = { amount, ... }, operands = { ... }, unroll = n, multiple = bool, body = fn(v) }
---                                outside all loops; multiple: the last extent is known to be a multiple of the lanes
+--   pass = s:pass{ extents = { amount, ... }, operands = { ... }, unroll =, straight =, multiple =, before =, body = fn(v) }
+--                                outside all loops. multiple: the last extent is known to be a multiple of the lanes
 --   pass()                       emits the loops; operands' addresses are afterwards what they were
---     operand = { at = p, strides = { amount in bytes, one per extent }, bytes = of an element, once = true when the same
---                 element serves the whole block, whole = true for integers in a block of floats, load = fn(operand, displacement, mask) when it is no plain read }
+--     operand = { at = p, strides = { amount in bytes, one per extent }, bytes = of an element, written = bool,
+--                 once = register of an element that serves the whole block, whole = true for integers in a block of floats,
+--                 load = fn(operand, ahead, mask) when it is no plain read }
 --     v.get(i)   register of operand i here    v.put(i, x)   stores to operand i; with operands.where, number where[i]
 --     v.mask     mask of the tail, or nil      v.part        which of `unroll` independent accumulators to use, from 1
---     before = fn(get)   of the pass, is called in front of the loop over the last extent, with registers of what that loop does
---                        not move
---     pass.straight   the pass is v = 1, 2, ... without a loop: v.ahead numbers them from 0, the same in every such pass,
---                     and what one of them computed is good in the next pass
---   s:across{ count = amount, operands = , unroll = , body = fn(width, mask) }      columns in strips of `width` vectors
---     s:down{ extents =, operands =, body = fn(v) } in its body visits the strip at every position of `extents`, one v
---     per vector (v.part counts them); strides as above, the last one along the strip
--- An amount is a number or a C expression (string) of a long; numbers make shorter blocks.
+--     before = fn(get)   is called in front of the loop over the last extent, with registers of what that does not move
+--     pass.straight   the pass is up to `straight` vectors without a loop: v.ahead numbers them from 0, the same in every
+--                     such pass, and what one of them computed is good in the next pass
+--   s:across{ count = amount, operands =, unroll =, body = fn(width, mask) }      columns in strips of `width` vectors
+--     s:down({ extents =, operands =, body = fn(v) }, width, mask) in its body visits the strip at every position of
+--     `extents`, one v per vector (v.part counts them); strides as above, the last one along the strip
+-- Amounts: emit_amount.lua; numbers make shorter blocks.
 -- Invariant: a pass visits every element once, rows in order; it touches nothing beyond them.
+
+local amount = require "esper.emit_amount"
+local mul, sub, floordiv, mod = amount.mul, amount.sub, amount.floordiv, amount.mod
 
 local M = {}
 local Sweep = {}
 Sweep.__index = Sweep
-
--- ---- amounts ----
-
-local function atom(x)
-  if type(x) == "number" then return x < 0 and ("(%dL)"):format(x) or ("%dL"):format(x) end
-  return x:find "^[%w_]+$" and x or "(" .. x .. ")"
-end
-
-local function mul(x, y)
-  if type(x) == "number" and type(y) == "number" then return x * y end
-  if x == 0 or y == 0 then return 0 end
-  if x == 1 then return y end
-  return y == 1 and x or atom(x) .. " * " .. atom(y)
-end
-
-local function sub(x, y)
-  if type(x) == "number" and type(y) == "number" then return x - y end
-  if x == y then return 0 end
-  return y == 0 and x or atom(x) .. " - " .. atom(y)
-end
-
-local function floordiv(x, n)
-  if n == 1 then return x end
-  return type(x) == "number" and math.floor(x / n) or ("%s / %dL"):format(atom(x), n)
-end
-
-local function mod(x, n)
-  if n == 1 then return 0 end
-  return type(x) == "number" and x % n or ("%s %% %dL"):format(atom(x), n)
-end
-
-M.mul = mul
-
---- Dim d times `bytes` as an amount.
-function M.amount(k, d, bytes)
-  local value = k.dims:value(d)
-  return value and value * (bytes or 1) or mul(k:dim(d), bytes or 1)
-end
 
 -- ---- words and addresses ----
 
@@ -77,16 +42,14 @@ function Sweep:word(expr)
   return self.b:arg(at)
 end
 
-function Sweep:g(amount)
-  return type(amount) == "number" and self.b:const(amount) or self:word(amount)
-end
+function Sweep:g(x) return type(x) == "number" and self.b:const(x) or self:word(x) end
 
 function Sweep:pointer(expr) return self.b:copy(self:word(expr)) end
 
-function Sweep:move(p, amount)
-  if amount == 0 then return end
+function Sweep:move(p, x)
+  if x == 0 then return end
   local b = self.b
-  b:g_set(p, type(amount) == "number" and b:g_addk(p, amount) or b:g_add(p, self:word(amount)))
+  b:g_set(p, type(x) == "number" and b:g_addk(p, x) or b:g_add(p, self:word(x)))
 end
 
 -- The mask of the first `rest` lanes, made where it is asked for first: outside all loops.
@@ -233,13 +196,14 @@ end
 
 --- See the top. Everything that needs to be ready before the loops is made here.
 function Sweep:pass(p)
-  local pass = setmetatable({ s = self, extents = p.extents, operands = p.operands, body = p.body, before = p.before, unroll = p.unroll or 1,
-                              counts = {} }, Pass)
+  local pass = setmetatable({ s = self, extents = p.extents, operands = p.operands, body = p.body, before = p.before,
+                              unroll = p.unroll or 1, counts = {} }, Pass)
   local strided = false
   for _, operand in ipairs(p.operands) do strided = self:spread(operand) or strided end
   if strided then pass.unroll = 1 end
   for level = 1, #p.extents - 1 do pass.counts[level] = self:g(p.extents[level]) end
-  pass.c = columns(self, p.extents[#p.extents], { unroll = pass.unroll, straight = p.straight, multiple = p.multiple }, strided)
+  local how = { unroll = pass.unroll, straight = p.straight, multiple = p.multiple }
+  pass.c = columns(self, p.extents[#p.extents], how, strided)
   pass.straight = #p.extents == 1 and not pass.c.groups
   return pass
 end

@@ -6,6 +6,7 @@
 -- others; what is left at its edges is a square once more, overlapping the last one.
 -- Invariant: squares that overlap store the same values twice, within one tile.
 
+local amount = require "esper.emit_amount"
 local chain = require "esper.emit_chain"
 local nodes = require "esper.vecmath_nodes"
 local stages = require "esper.emit_stage"
@@ -14,6 +15,7 @@ local sweep = require "esper.emit_sweep"
 local M = {}
 
 local DOWN, ALONG = 64, 256 -- sides of a tile
+local NARROW = 32           -- the first side where all rows are multiples of a page apart and fall on few cache sets
 local MOST = 4              -- instructions per vector beside the turning: the code is repeated for every row of a square
 
 -- The one source that is turned, and the axis it runs along; nil when there is none, or more.
@@ -56,14 +58,14 @@ local function squares(s, count, strides, operands, body)
   b:loop(b:const(lanes > 1 and 2 or 1), function()
     b:loop(left, function()
       body()
-      for i, operand in ipairs(operands) do s:move(operand, sweep.mul(strides[i], lanes)) end
+      for i, operand in ipairs(operands) do s:move(operand, amount.mul(strides[i], lanes)) end
     end)
     if lanes == 1 then return end
-    for i, operand in ipairs(operands) do s:move(operand, sweep.mul(back, strides[i])) end
+    for i, operand in ipairs(operands) do s:move(operand, amount.mul(back, strides[i])) end
     b:g_set(left, s:g(("%s != 0"):format(rest)))
   end)
   for i, operand in ipairs(operands) do
-    s:move(operand, sweep.mul(lanes > 1 and ("-(%s - %s + 2 * %s + (%s ? %dL : 0))"):format(count, rest, back, rest, lanes)
+    s:move(operand, amount.mul(lanes > 1 and ("-(%s - %s + 2 * %s + (%s ? %dL : 0))"):format(count, rest, back, rest, lanes)
       or ("-%s"):format(count), strides[i]))
   end
 end
@@ -112,8 +114,8 @@ local function call(k, plan, w, turned, stores, nj, nl)
     s = sweep.new(k, b)
     local o, at, down, along = {}, {}, {}, {}
     for i, operand in ipairs(w) do
-      o[i] = { at = s:pointer(operand.ptr), down = sweep.amount(k, operand.row, operand.bytes),
-               along = sweep.amount(k, operand.step, operand.bytes) }
+      o[i] = { at = s:pointer(operand.ptr), down = amount.of(k, operand.row, operand.bytes),
+               along = amount.of(k, operand.step, operand.bytes) }
       at[i], down[i], along[i] = o[i].at, o[i].down, o[i].along
     end
     squares(s, nl, along, at, function()
@@ -125,12 +127,15 @@ end
 
 -- ---- the step ----
 
+local function paged(k, stride, dtype)
+  local known = k.dims:value(stride)
+  return known and known * k:bytes(dtype) % 4096 == 0
+end
+
 -- The tile's rectangle: start and size along both axes, and the address of every operand there.
-local function place(k, operands, extents, lists, down)
-  local last, tiles = #extents, { unpack(extents) }
-  tiles[down], tiles[last] = k:ceildiv(extents[down], DOWN), k:ceildiv(extents[last], ALONG)
-  local at = k:unravel(tiles, "t")
-  local j, nj = k:range(at[down], DOWN, extents[down])
+local function place(k, operands, extents, lists, down, side, tiles)
+  local last, at = #extents, k:unravel(tiles, "t")
+  local j, nj = k:range(at[down], side, extents[down])
   local l, nl = k:range(at[last], ALONG, extents[last])
   at[down], at[last] = j, l
   local w = {}
@@ -160,17 +165,18 @@ function M.emit(k, group)
   if not turned then return false end
   for _ = 2, #group.outputs do lists[#lists + 1] = lists[#lists] end
   local last, lanes = #extents, k:lanes(dtype)
-  local low, high = pieces(k, extents[down], DOWN)
+  local side = paged(k, lists[turned][last], dtype) and paged(k, lists[#lists][down], dtype) and NARROW or DOWN
+  local low, high = pieces(k, extents[down], side)
   local low2, high2 = pieces(k, extents[last], ALONG)
   if high < lanes or high2 < lanes then return false end
   local tiles = { unpack(extents) }
-  tiles[down], tiles[last] = k:ceildiv(extents[down], DOWN), k:ceildiv(extents[last], ALONG)
+  tiles[down], tiles[last] = k:ceildiv(extents[down], side), k:ceildiv(extents[last], ALONG)
   k:step{ tiles = k:product(tiles) }
   k:tiles(function()
     local plan, operands = chain.plan(k, spec), {}
     for i in ipairs(plan.sources) do operands[i] = chain.operand(k, plan, i) end
     for _, id in ipairs(group.outputs) do operands[#operands + 1] = { at = k:write(id), bytes = k:bytes(dtype) } end
-    local w, nj, nl = place(k, operands, extents, lists, down)
+    local w, nj, nl = place(k, operands, extents, lists, down, side, tiles)
     if low >= lanes and low2 >= lanes then return call(k, plan, w, turned, group.outputs, nj, nl) end
     k:open("if (%s >= %dL && %s >= %dL)", nj, lanes, nl, lanes)
     call(k, plan, w, turned, group.outputs, nj, nl)
