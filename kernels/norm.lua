@@ -9,7 +9,7 @@ local vecmath = require "esper.vecmath"
 -- ---- the five ops: statistics and formula ----
 
 local function plain(_, x) return x end
-local function above(b, x, y) return vecmath.exp_below(b, b:sub(x, y)) end
+local function above(b, x, y) return vecmath.weight(b, b:sub(x, y)) end
 local function distance(b, x, mean) return b:sub(x, mean) end
 local function reciprocal(b, sum) return b:div(b:splat(1), sum) end
 

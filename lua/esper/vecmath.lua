@@ -26,6 +26,7 @@ local K = {
     ln2 = { 0x1.62e4p-1, 1.4286068203094173e-06 },   -- high part: 15 bits
     exp_low = -122, exp_high = 100,                  -- beyond these exp is 0 and inf
     exp = { 0.49999994, 0.166665211, 0.041668389, 0.00836874545, 0.00138145417 },                  -- 2^-28
+    weight = { 1, 1, 0.499992311, 0.166671157, 0.0418903306, 0.0083125013 },                       -- 2^-23.1
     shift = 0x1.8p23, shift_bits = 0x4b400000,       -- adding it rounds to a whole number, in the low bits
     one_from = 30,                                   -- sigmoid, and tanh of half of it, round to 1 from here on
     tanh_small = 0.65,
@@ -169,6 +170,19 @@ function M.exp(b, x) return exp_by(scaled, b, at_most(b, K[b.ftype].exp_high, x)
 
 --- e^x for x <= 40, or NaN: cheaper.
 function M.exp_below(b, x) return exp_by(scaled_down, b, x) end
+
+--- e^x for x <= 0, or NaN, as weights of a softmax want it: within 3 ulp and 0.05 |x| ulp, which the rounding of x = a - max (half
+-- an ulp of x, 0.5 |x| ulp of the result) hides. f32 with fused products: ln 2 in one constant, a polynomial of
+-- relative error 2^-23.1.
+function M.weight(b, x)
+  local k = K[b.ftype]
+  if b.ftype ~= "f32" or b.lanes == 1 then return M.exp_below(b, x) end
+  local v = at_least(b, k.exp_low, x)
+  local t = b:fma(v, b:splat(1.4426950408889634), b:splat(k.shift))
+  local n = b:sub(t, b:splat(k.shift))
+  local r = b:fma(n, b:splat(-0.69314718055994531), v)
+  return scaled(b, polynomial(b, r, k.weight), n, t)
+end
 
 -- x = 2^e m, sqrt(1/2) <= m < sqrt 2, f = m - 1, s = f / (2 + f): log m = 2 atanh s = f - (f^2/2 -
 -- s (f^2/2 + R(s^2))).
