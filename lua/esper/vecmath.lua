@@ -39,7 +39,7 @@ local K = {
     tail_end = 14.75, tail_mask = -4096,             -- the mask keeps 12 bits, whose square is exact
     root = 0x1.40d932p1,                             -- sqrt(2 pi)
     mills_p = { 1.0869261, 0.567237794, 0.171387568, 0.0299875364, 0.002511119 },
-    mills_r = { 2, 1.26299286, 0.417680085, 0.0751374662, 0.00629503559 },                         -- 2^-30
+    mills_r = { 1.26299286, 0.417680085, 0.0751374662, 0.00629503559 },                         -- 2^-30
     half_pi = { 1.5703125, 0.00048375129699707031, 7.5495336204767227e-08, 2.5633441515945189e-12 }, -- 11, 11, 11, 24 bits
     sin = { -0.166666672, 0.00833332911, -0.000198392561, 2.71756539e-06 },                        -- 2^-37
     cos = { 0.0416666679, -0.00138888834, 2.47994376e-05, -2.72033219e-07 },                       -- 2^-43
@@ -70,7 +70,7 @@ local K = {
     mills_p = { 1.7925862255359175, 1.592543888468366, 0.91157037164365551, 0.3704993345532554, 0.11179263020078641,
                 0.025510590625807367, 0.0044043771351608653, 0.00056511738885482482, 5.1549887805868939e-05,
                 3.0309178939983038e-06, 8.8082181643481483e-08 },
-    mills_r = { 2, 2.6743132980465654, 1.8255337505554858, 0.81441510392275007, 0.25941817865829281, 0.061188460644146972,
+    mills_r = { 2.6743132980465654, 1.8255337505554858, 0.81441510392275007, 0.25941817865829281, 0.061188460644146972,
                 0.010783911423957611, 0.0014013444542935506, 0.00012877482779113968, 7.5973844907760149e-06,
                 2.2078928700094919e-07 },                                                          -- 2^-63
     half_pi = { 1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21 }, -- 33, 33, 53 bits
@@ -240,12 +240,13 @@ function M.gelu_tanh(b, x)
   return weighed(b, x, b:mul(x, b:fma(b:mul(x, x), b:splat(c * 0.044715), b:splat(c))))
 end
 
--- a Phi(-a) e^(a^2/2) = T / (sqrt(2 pi) T + R) for 0 <= a <= tail_end, T = a + a^2 P(a) and R polynomials with positive
--- coefficients: where a is large the error of T cancels, and R counts little. Gives T and the divisor.
+-- a Phi(-a) e^(a^2/2) = T / (2 + sqrt(2 pi) T + a R(a)) for 0 <= a <= tail_end, T = a + a^2 P(a), P and R polynomials with
+-- positive coefficients: where a is large the error of T cancels, and R counts little. Gives T and the divisor.
 local function mills(b, a)
   local k = K[b.ftype]
   local top = b:fma(b:mul(a, a), polynomial(b, a, k.mills_p), a)
-  return top, b:fma(top, b:splat(k.root), polynomial(b, a, k.mills_r))
+  local under = b:fma(top, b:splat(k.root), b:mul(a, polynomial(b, a, k.mills_r)))
+  return top, b:add(under, b:splat(2))
 end
 
 -- x Phi(x) = max(x, 0) - a Phi(-a) for a = |x|; NaN at -inf. The square of a is taken exactly, in two parts: the leading
