@@ -10,51 +10,6 @@ local sweep = require "esper.emit_sweep"
 
 local M = {}
 
--- ---- operands ----
-
---- Words of a call for operands { ptr=, step=dim, dtype= }: addresses, and byte strides where
--- neither 0 nor 1.
-function M.words(k, operands, words)
-  for _, operand in ipairs(operands) do
-    words[#words + 1] = operand.ptr
-    local step = k.dims:value(operand.step)
-    if step ~= 0 and step ~= 1 then
-      words[#words + 1] = ("%s * %dL"):format(k:dim(operand.step), k:bytes(operand.dtype))
-    end
-  end
-  return words
-end
-
---- The same operands inside block b, from word `first` on: { ptr=, step=nil|g, fixed=bool, advance=
--- }, next word.
-function M.bind(k, b, operands, first)
-  local bound = {}
-  for i, operand in ipairs(operands) do
-    local step, ptr = k.dims:value(operand.step), b:arg(first)
-    first = first + 1
-    bound[i] = { ptr = ptr, fixed = step == 0, advance = ptr }
-    if step ~= 0 and step ~= 1 then
-      bound[i].step = b:arg(first)
-      bound[i].advance = { ptr, step = bound[i].step }
-      first = first + 1
-    end
-  end
-  return bound, first
-end
-
---- Loads one bound operand at its address.
-function M.load(b, operand, mask)
-  if operand.fixed then return b:bcast(operand.ptr) end
-  if operand.step then return b:loads(operand.ptr, operand.step, 0, mask) end
-  return b:load(operand.ptr, 0, mask)
-end
-
---- Stores to one bound operand; one that does not move holds a single element.
-function M.store(b, operand, value, mask)
-  if operand.step then return b:stores(operand.ptr, operand.step, value, 0, mask) end
-  return b:store(operand.ptr, value, 0, mask)
-end
-
 -- ---- values ----
 
 --- Computes nodes of a plan; fetch(input) gives the register of an input that is not among them: { source = i }, or
@@ -103,12 +58,12 @@ end
 
 -- ---- running a chain over one run ----
 
---- Source or store `w` of a walk (ptr, step, row) as an operand of a pass over { rows, columns } or { columns }.
+--- Source or store `w` of a walk (ptr, step, row or row_bytes) as an operand of a pass over { rows, columns } or { columns }.
 function M.operand(k, s, w, dtype)
   local bytes = k:bytes(dtype)
   local column = amount.of(k, w.step, bytes)
   local strides = { column }
-  if w.rows then strides = { amount.of(k, w.row, bytes), column } end
+  if w.rows then strides = { w.row_bytes or amount.of(k, w.row, bytes), column } end
   local operand = { strides = strides, bytes = bytes, whole = dtype == "i32" and s.b.type == "f32" }
   if column == 0 and (not w.rows or strides[1] == 0) and not w.written then
     operand.once = sweep.one(s.b, s:word(w.ptr), operand.whole)
@@ -127,7 +82,7 @@ local function index_operand(s, w)
 end
 
 local function with_rows(run, w, written)
-  return { ptr = w.ptr, step = w.step, row = w.row, rows = run.rows, written = written }
+  return { ptr = w.ptr, step = w.step, row = w.row, row_bytes = w.row_bytes, rows = run.rows, written = written }
 end
 
 -- More vectors at once where an element costs little beside the loop around it.
