@@ -2,7 +2,9 @@
 -- the shim), in one run: every peer is a process kept alive, and all take turns case by case, round by round.
 --
 --   luajit bench/compare.lua --venv DIR [--threads 1,2] [--group suite|kernels|catalogue] [--case TEXT]
---                            [--peers eager,compile,frozen,onnx,libtorch] [--rounds N] [--quick] [--json FILE] [--svg FILE]
+--                            [--peers eager,compile,frozen,onnx,libtorch] [--rounds N] [--quick]
+--                            [--clock wall|cpu] [--json FILE] [--svg FILE]
+-- --clock cpu: with one thread, processor time instead of the clock on the wall: for a machine that others use too.
 -- docs/performance.md tells how to make DIR. With one thread everything is pinned to one core. A case's line names the best
 -- peer; the losing cases stand on top. `make bench PEERS=DIR` runs this.
 package.path = "lua/?.lua;lua/?/init.lua;?.lua;" .. package.path
@@ -27,7 +29,7 @@ end
 
 -- ---- arguments ----
 
-local VALUE = { venv = true, threads = true, group = true, case = true, peers = true, rounds = true, json = true, svg = true,
+local VALUE = { venv = true, threads = true, group = true, case = true, peers = true, rounds = true, clock = true, json = true, svg = true,
   inner = true }
 
 local function arguments(list)
@@ -88,9 +90,9 @@ function Peer:load(directory)
   return version, why
 end
 
-function Peer:side(case)
+function Peer:side(case, cpu)
   return { name = self.name, case = case, run = function(reps, ns)
-    local reply, why = self:ask("run " .. reps)
+    local reply, why = self:ask("run " .. reps .. (cpu and " cpu" or ""))
     if not reply then return nil, why end
     local i = 0
     for t in reply:gmatch "%d+" do
@@ -116,7 +118,8 @@ end
 
 local function measure(case, peers, options, context)
   local row = { name = case.name, group = case.group, threads = options.inner, peers = {}, failed = {} }
-  local esper, why = sides.esper(case, { pool = context.pool, store = context.store })
+  local cpu = options.clock == "cpu" and options.inner == 1
+  local esper, why = sides.esper(case, { pool = context.pool, store = context.store, cpu = cpu })
   if not esper then row.error = why return row end
   local ready, problem = esper.run(1, context.one)
   if not ready then row.error = problem return row end
@@ -127,11 +130,11 @@ local function measure(case, peers, options, context)
   for _, peer in ipairs(peers) do
     local version
     version, why = peer:load(directory)
-    if version then list[#list + 1] = peer:side(case) else row.failed[peer.name] = why end
+    if version then list[#list + 1] = peer:side(case, cpu) else row.failed[peer.name] = why end
   end
   if context.libtorch then
     local torch
-    torch, why = sides.torch(esper, options.inner)
+    torch, why = sides.torch(esper, options.inner, cpu)
     if torch then
       torch.name = "libtorch"
       list[#list + 1] = torch
@@ -260,7 +263,7 @@ local function command_of(options, threads, path)
   pipe:close()
   local parts = { threads == 1 and ("taskset -c %d"):format(cores - 1) or "", "luajit bench/compare.lua --inner", threads,
     "--json", quote(path) }
-  for _, name in ipairs { "venv", "group", "case", "peers", "rounds" } do
+  for _, name in ipairs { "venv", "group", "case", "peers", "rounds", "clock" } do
     if options[name] then parts[#parts + 1] = ("--%s %s"):format(name, quote(tostring(options[name]))) end
   end
   if options.quick then parts[#parts + 1] = "--quick" end

@@ -2,24 +2,22 @@
 --
 -- out[batch, m, n] = bias[n] + sum_k a[batch, m, k] b[batch, k, n]. The axes of the output but the last become one axis m,
 -- along which b does not change, and the batch axes before it. Raw sums go to a stack buffer; the epilogue finishes
--- them from there, bias included. Two forms, each a step of its own (contract_blocks.lua has the blocks):
+-- them from there, bias included. Two forms, written by contract_forms.lua, each a step of its own:
 --   dots   inner products; a's and b's k steps are 1. For few rows, where it reads b once, as it lies and at the speed of
 --          memory, and for few columns. Packs nothing.
---   tiles  register tiles, one row high for very few rows; reads a as it lies when its k step is 1, b when its n step is 1,
---          and packs into stack buffers
---          otherwise: K_PIECE deep, b into panels as wide as a register tile, used by all rows of the tile while in L1.
--- While parameters are frozen, tiles read b from panels that a step of its own packed once, and dots are for still fewer rows.
+--   tiles  register tiles, one row high for very few rows; reads a as it lies when its k step is 1, b when its n step is
+--          1. What lies otherwise is packed: b into panels as wide as a register tile, a piece of k at a time, for all rows
+--          of the tile while it is in L1.
+-- While parameters are frozen, tiles read b from panels that a step of its own packed once; dots are for still fewer rows.
 -- Invariant: form and tiles follow from the shape alone; when that is known at run time only, the step of the other form has
 -- no tiles. A sum is taken in the order of its form, wherever it stands in a tile.
 
-local blocks = require "kernels.contract_blocks"
+local forms = require "kernels.contract_forms"
 
-local K_PIECE = 512       -- bytes along k that are packed at a time, at least
-local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
-local FEW_ROWS = { [64] = 48 } -- up to here rows are done as dots, by bytes of a vector; of short rows fewer, down to 4
-local FEW_ELSE = 16
-local FEW_FROZEN = 6      -- the same where b is in panels already
-local SINGLE_ROWS = 3     -- up to here tiles are one row high
+-- Rows up to which dots are used with registers enough for 4 x 4 sums and operands, and with fewer; at least 4, and no more than
+-- one per so many bytes of a row: tiles pay for packing, dots for adding up lanes. FEW_FROZEN: where b is in panels already.
+local FEW = { wide = { rows = 48, bytes = 32 }, narrow = { rows = 16, bytes = 64 } }
+local FEW_FROZEN = 20
 local NARROW, DEEP = 24, 64 -- up to so many columns, from so much depth on, dots waste less than tiles
 local NEVER = 2 ^ 40      -- more rows than there can be
 
@@ -74,6 +72,7 @@ local function describe(k, group)
   o.a_along_k, o.a_along_m = one(o.ak, o.k), one(o.am, o.m)
   o.b_along_k, o.b_along_n = one(o.bk, o.k), one(o.bn, o.n)
   o.whole = (D:value(o.k) or 1) % (2 * o.lanes) == 0
+  o.direct = k.stored and #(group.epilogue or {}) == 0 and (not o.bias or D:value(o.bias.strides[1]) == 1)
   if o.bias then -- as an operand over the output
     local strides = {}
     for axis = 1, #group.space do strides[axis] = D:const(0) end
@@ -89,9 +88,8 @@ local function few_rows(k, o)
   if not (o.a_along_k and o.b_along_k) then return 0 end
   local n, depth = D:value(o.n), D:value(o.k)
   if n and n <= NARROW and (not depth or depth >= DEEP) then return NEVER end
-  local most = FEW_ROWS[o.lanes * o.bytes] or FEW_ELSE
-  local line = most == FEW_ELSE and 64 or 32 -- bytes along k for which one more row is worth it
-  return math.max(4, math.min(most, math.floor((depth or NEVER) * o.bytes / line)))
+  local few = FEW[o.lanes * o.bytes == 64 and "wide" or "narrow"]
+  return math.max(4, math.min(few.rows, math.floor((depth or NEVER) * o.bytes / few.bytes)))
 end
 
 -- 1 when m > rows, else 0, as a dim.
@@ -101,202 +99,6 @@ local function more_than(D, m, rows)
   return D:ceildiv(D:floordiv(m, rows + 1), NEVER)
 end
 
-local function bytes_of(k, o, stride) return ("%s * %dL"):format(k:dim(stride), o.bytes) end
-
--- Starts a step whose tiles are `height` rows by `width` columns; body() is the code of one, with C names a, b (char *: first
--- elements of the tile's operands), row (of the output), m, n (extents of the tile).
-local function step(k, o, active, label, height, width, body, when)
-  local D = k.dims
-  local across, down = D:ceildiv(o.n, width), D:ceildiv(o.m, height)
-  k:step { tiles = D:mul(active, D:mul(k:product(o.batch), D:mul(down, across))), label = label, when = when }
-  k:tiles(function(t)
-    k:line("long c0 = %s %% %s * %dL, rest = %s / %s;", t, k:dim(across), width, t, k:dim(across))
-    k:line("long m0 = rest %% %s * %dL, batch = rest / %s;", k:dim(down), height, k:dim(down))
-    k:line("long m = %s - m0 < %dL ? %s - m0 : %dL;", k:dim(o.m), height, k:dim(o.m), height)
-    k:line("long n = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(o.n), width, k:dim(o.n), width)
-    k:line("long row = batch * %s + m0;", k:dim(o.m))
-    local at = #o.batch > 0 and k:unravel(o.batch, "batch") or {}
-    local function first(arg, strides, stride, start)
-      local index, all = { unpack(at) }, { unpack(strides) }
-      index[#index + 1], all[#all + 1] = start, stride
-      return ("%s + (%s) * %dL"):format(k:read(arg), k:offset(arg.offset, all, index), o.bytes)
-    end
-    k:line("char *a_at = (char *)%s;", first(o.a, o.batch_a, o.am, "m0"))
-    k:line("char *b_at = (char *)%s;", first(o.b, o.batch_b, o.bn, "c0"))
-    body()
-  end)
-end
-
-local function finish(k, o, raw, line)
-  k:epilogue_rows { row = "row", rows = "m", column = "c0", n = "n", from = ("(char *)%s"):format(raw),
-    from_step = ("%dL"):format(line * o.bytes), plus = o.plus }
-end
-
-local function emit_dots(k, o, active, narrow, when)
-  local rows, columns = blocks.dots_shape(o.lanes, o.dtype)
-  local height, width = FEW_ROWS[64], k:choice("contract_dots", { 128, 64, 256 })
-  if narrow then height, width = 128, 32 end
-  if o.bytes == 8 then width = width / 2 end
-  local line = width + o.lanes
-  local tag = o.whole and "whole" or "any"
-  local dots = k:block(blocks.dots(rows, columns, o.whole), o.dtype, "contract dots " .. tag)
-  local dot = k:block(blocks.dot(o.whole), o.dtype, "contract dot " .. tag)
-  step(k, o, active, "dots", height, width, function()
-    local raw, scratch = k:buffer(o.dtype, height * line), k:buffer(o.dtype, o.lanes * o.lanes)
-    local am, bn, out = bytes_of(k, o, o.am), bytes_of(k, o, o.bn), line * o.bytes .. "L"
-    local depth = k:dim(o.k)
-    local function rest(from_row, count, from_column, groups, group)
-      k:call(dot, { depth, ("a_at + %s * %s"):format(from_row, am), am, count, ("b_at + %s * %s"):format(from_column, bn), bn,
-        groups, group, ("(char *)%s + (%s * %dL + %s) * %dL"):format(raw, from_row, line, from_column, o.bytes), out, scratch })
-    end
-    k:line("long rows = m / %dL * %dL, columns = n / %dL * %dL;", rows, rows, columns, columns)
-    local function dots_from(first, count)
-      k:call(dots, { depth, ("a_at + %s * %s"):format(first, am), am, count, "b_at", bn, ("columns / %dL"):format(columns),
-        ("(char *)%s + %s * %s"):format(raw, first, out), out })
-    end
-    k:open("if (rows > 0)")
-    dots_from("0", ("rows / %dL"):format(rows))
-    k:open("if (m - rows > 1)") -- the last rows once more, with those left: cheaper than one by one
-    dots_from(("(m - %dL)"):format(rows), "1")
-    k:line("rows = m;")
-    k:close()
-    k:line("if (columns < n)")
-    rest("0", "rows", "columns", "1", "n - columns")
-    k:close()
-    k:open("if (rows < m)")
-    k:line("long done = n / %dL * %dL;", o.lanes, o.lanes)
-    rest("rows", "m - rows", "0", ("n / %dL"):format(o.lanes), o.lanes)
-    k:line("if (done < n)")
-    rest("rows", "m - rows", "done", "1", "n - done")
-    k:close()
-    finish(k, o, raw, line)
-  end, when)
-end
-
--- A form of tiles: register tile (rows, vectors of columns), tile (rows, columns), elements of k that are packed at a time.
--- What is packed is packed once per tile, so the tile is long across it; all buffers together stay in 56 KiB.
-local function tile_form(o, uneven_n)
-  local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
-  local panel = math.max(nv * o.lanes, 128 / o.bytes)
-  local height, width, piece = 256, panel, K_PIECE / o.bytes
-  if o.a_along_k and o.b_along_n then height, width = 64, 4 * panel end
-  if not o.a_along_k then height, width = 32, (o.b_along_n and not uneven_n and 8 or 4) * panel end
-  if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
-  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
-end
-
-local function single_rows(o)
-  local nv = o.lanes > 1 and 8 or 4
-  return { mr = 1, nv = nv, height = SINGLE_ROWS, width = nv * o.lanes, piece = K_PIECE / o.bytes / 4 }
-end
-
--- Blocks that pack; along: rows of what is packed are contiguous.
-local function packing(k, o, along)
-  return along and k:block(blocks.turn(), o.dtype, "contract turn") or k:block(blocks.copy(), o.dtype, "contract copy")
-end
-
-local function tile_block(k, o, mr, nv)
-  return k:block(blocks.tile(mr, nv), o.dtype, ("contract tile %d %d"):format(mr, nv))
-end
-
--- Packs what of a is not read as it lies: all of it, or the rows below the last whole register tile.
-local function pack_a(k, o, form, packed, line)
-  local ak, am = bytes_of(k, o, o.ak), bytes_of(k, o, o.am)
-  if o.a_along_k then
-    k:line("if (full * %dL < m)", form.mr)
-    k:call(packing(k, o, false), { ("m - full * %dL"):format(form.mr), "depth", ("a_k + full * %dL * %s"):format(form.mr, am), am,
-      ak, packed, line })
-  elseif o.a_along_m then
-    k:call(packing(k, o, true), { "depth", "m", "a_k", ak, packed, line })
-  else
-    k:call(packing(k, o, false), { "m", "depth", "a_k", am, ak, packed, line })
-  end
-end
-
--- Panels of b, packed once: temporary and bytes of one, all of k deep and up to a whole number of lanes, which `turn` fills.
-local function emit_panels(k, o, active, form)
-  local D, nr = k.dims, form.nv * o.lanes
-  local line = D:mul(D:mul(D:ceildiv(o.k, o.lanes), D:const(o.lanes)), D:const(nr * o.bytes))
-  local across = D:ceildiv(o.n, nr)
-  local panels = { temp = k:temp(D:mul(across, line), true), bytes = line }
-  k:step { tiles = D:mul(active, across), label = "panels", when = "pack" }
-  k:tiles(function(t)
-    k:line("long j = %s * %dL, wide = %s - j < %dL ? %s - j : %dL;", t, nr, k:dim(o.n), nr, k:dim(o.n), nr)
-    local bn, bk, step_out = bytes_of(k, o, o.bn), bytes_of(k, o, o.bk), nr * o.bytes .. "L"
-    k:line("char *from = %s + (%s) * %dL, *to = %s + %s * %s;", k:read(o.b), k:offset(o.b.offset, { o.bn }, { "j" }), o.bytes,
-      k:ptr(panels.temp), t, k:dim(line))
-    k:call(packing(k, o, o.b_along_k), o.b_along_k and { "wide", k:dim(o.k), "from", bn, "to", step_out }
-      or { k:dim(o.k), "wide", "from", bk, bn, "to", step_out })
-  end)
-  return panels
-end
-
--- Leaves in b_j and b_step where the panel of columns j .. j + wide - 1 is.
-local function place_b(k, o, form, panel, panels)
-  local bk, bn, nr = bytes_of(k, o, o.bk), bytes_of(k, o, o.bn), form.nv * o.lanes
-  if panels then
-    k:line("char *b_j = %s + (c0 + j) / %dL * %s + k0 * %dL;", k:ptr(panels.temp), nr, k:dim(panels.bytes), nr * o.bytes)
-    k:line("long b_step = %dL, wide = n - j < %dL ? n - j : %dL;", nr * o.bytes, nr, nr)
-    return
-  end
-  k:line("char *b_j = b_k + j * %s;", bn)
-  k:line("long b_step = %s, wide = n - j < %dL ? n - j : %dL;", bk, nr, nr)
-  if not panel then return end
-  k:open("if (%s)", o.b_along_n and ("wide < %dL"):format(nr) or "1")
-  k:call(packing(k, o, o.b_along_k and not o.b_along_n), o.b_along_k and not o.b_along_n
-    and { "wide", "depth", "b_j", bn, panel, nr * o.bytes .. "L" } or { "depth", "wide", "b_j", bk, bn, panel, nr * o.bytes .. "L" })
-  k:line("b_j = (char *)%s; b_step = %dL;", panel, nr * o.bytes)
-  k:close()
-end
-
--- The register tiles of one panel, from the whole ones of a to the rest in `packed`.
-local function multiply(k, o, form, nv, packed, line)
-  local mr, out = form.mr, ("%dL"):format(form.width * o.bytes)
-  local tile = tile_block(k, o, mr, nv)
-  local am = bytes_of(k, o, o.am)
-  if not o.a_along_k then
-    k:call(tile, { "depth", packed, line, ("(m + %dL) / %dL"):format(mr - 1, mr), "b_j", "b_step", "to", out, "k0 > 0" })
-    return
-  end
-  k:call(tile, { "depth", "a_k", am, "full", "b_j", "b_step", "to", out, "k0 > 0" })
-  if packed then
-    k:line("if (full * %dL < m)", mr)
-    k:call(tile, { "depth", packed, line, "1", "b_j", "b_step", ("to + full * %dL * %s"):format(mr, out), out, "k0 > 0" })
-  end
-end
-
-local function emit_tiles(k, o, active, form, label, when, panels)
-  local D, nr = k.dims, form.nv * o.lanes
-  local uneven_m = (D:value(o.m) or 1) % form.mr ~= 0
-  local last = (D:value(o.n) or 1) % nr
-  local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
-  step(k, o, active, label, form.height, form.width, function()
-    local raw = k:buffer(o.dtype, form.height * form.width)
-    local panel = not panels and (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
-    local a_rows = not o.a_along_k and math.ceil(form.height / o.lanes) * o.lanes or uneven_m and form.mr
-    local packed, line = a_rows and k:buffer(o.dtype, a_rows * a_line), a_line * o.bytes .. "L"
-    k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
-    k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL, full = m / %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece, form.mr)
-    k:line("char *a_k = a_at + k0 * %s, *b_k = b_at + k0 * %s;", bytes_of(k, o, o.ak), bytes_of(k, o, o.bk))
-    if packed then pack_a(k, o, form, packed, line) end
-    k:open("for (long j = 0; j < n; j += %dL)", nr)
-    place_b(k, o, form, panel, panels)
-    k:line("char *to = (char *)%s + j * %dL;", raw, o.bytes)
-    local half = form.nv == 2 and D:value(o.n) and last > 0 and last <= o.lanes
-    if half then
-      k:open("if (wide <= %dL)", o.lanes)
-      multiply(k, o, form, 1, packed, line)
-      k:close(" else {")
-      k.depth = k.depth + 1
-    end
-    multiply(k, o, form, form.nv, packed, line)
-    if half then k:close() end
-    k:close()
-    k:close()
-    finish(k, o, raw, form.width)
-  end, when)
-end
-
 -- Is b a parameter that panels are worth keeping of?
 local function keeps(k, o, few)
   return k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
@@ -304,28 +106,47 @@ end
 
 -- The forms while parameters are frozen.
 local function emit_frozen(k, o, few)
-  local D, form = k.dims, tile_form(o, false)
+  local D, form = k.dims, forms.tile_form(k, o, false, true)
   local many = more_than(D, o.m, math.min(few, FEW_FROZEN))
-  local panels = emit_panels(k, o, many, form)
-  if D:value(many) ~= 1 then emit_dots(k, o, D:sub(D:const(1), many), false, "frozen") end
-  if D:value(many) ~= 0 then emit_tiles(k, o, many, form, "panel tiles", "frozen", panels) end
+  local panels = forms.panels(k, o, many, form)
+  if D:value(many) ~= 1 then forms.dots(k, o, D:sub(D:const(1), many), false, "frozen") end
+  if D:value(many) ~= 0 then forms.tiles(k, o, many, form, "panel tiles", "frozen", panels) end
+end
+
+-- The same as out' = b' a': rows and columns change places.
+local function transposed(o)
+  local t = {}
+  for key, value in pairs(o) do t[key] = value end
+  t.a, t.am, t.ak, t.batch_a, t.a_along_k, t.a_along_m = o.b, o.bn, o.bk, o.batch_b, o.b_along_k, o.b_along_n
+  t.b, t.bn, t.bk, t.batch_b, t.b_along_k, t.b_along_n = o.a, o.am, o.ak, o.batch_a, o.a_along_k, o.a_along_m
+  t.m, t.n = o.n, o.m
+  return t
+end
+
+local function emit_many(k, o, active, when)
+  local n = k.dims:value(o.n)
+  if n and n <= forms.TURNED and not o.b_along_k then
+    return forms.tiles(k, transposed(o), active, forms.turned_form(o), "turned tiles", when)
+  end
+  forms.tiles(k, o, active, forms.tile_form(k, o, (n or 1) % (4 * o.lanes) ~= 0), "tiles", when)
 end
 
 local function emit(k, group)
   local D, o = k.dims, describe(k, group)
   local few, when = few_rows(k, o), nil
+  if few > 0 and few < NEVER then few = k:choice("contract_few", { few, math.floor(few / 2), 2 * few }) end
   if keeps(k, o, few) then
     emit_frozen(k, o, few)
     when = "fluid"
   end
   local many = more_than(D, o.m, few)
-  if D:value(many) ~= 1 then emit_dots(k, o, D:sub(D:const(1), many), few == NEVER, when) end
+  if D:value(many) ~= 1 then forms.dots(k, o, D:sub(D:const(1), many), few == NEVER, when) end
   if D:value(many) == 0 then return end
   if few == 0 and o.b_along_n then
-    many = more_than(D, o.m, SINGLE_ROWS)
-    if D:value(many) ~= 1 then emit_tiles(k, o, D:sub(D:const(1), many), single_rows(o), "rows", when) end
+    many = more_than(D, o.m, forms.SINGLE_ROWS)
+    if D:value(many) ~= 1 then forms.tiles(k, o, D:sub(D:const(1), many), forms.single_rows(o), "rows", when) end
   end
-  if D:value(many) ~= 0 then emit_tiles(k, o, many, tile_form(o, (D:value(o.n) or 1) % (4 * o.lanes) ~= 0), "tiles", when) end
+  if D:value(many) ~= 0 then emit_many(k, o, many, when) end
 end
 
 return { name = "contract", emit = emit }

@@ -67,9 +67,10 @@ function Rows:advance(bytes)
   for group = 0, #self.bases do self.b:g_set(self.bases[group], self.b:g_addk(self.bases[group], bytes)) end
 end
 
---- (depth, a, a row step, tiles, b, b k step, out, out row step, again): out[m][n] = sum over depth of a[m][k] b[k][n] for
--- tiles * MR rows and NV * L columns; a's k is contiguous. again = 1 adds to what out holds, 0 starts anew.
-function M.tile(mr, nv)
+--- (depth, a, a row step, tiles, b, b k step, out, out row step, again, start): out[m][n] = sum over depth of a[m][k] b[k][n]
+-- for tiles * MR rows and NV * L columns; a's k is contiguous. again = 1 adds to what out holds, 0 starts anew: at 0, or
+-- `from_row`: every row at the NV * L elements at `start`.
+function M.tile(mr, nv, from_row)
   return function(b)
     local depth, a, b_first, b_step = b:arg(0), b:copy(b:arg(1)), b:arg(4), b:arg(5)
     local out, out_step, again = b:copy(b:arg(6)), b:arg(7), b:arg(8)
@@ -87,7 +88,7 @@ function M.tile(mr, nv)
       local acc = {}
       for i = 1, mr do
         acc[i] = {}
-        for j = 1, nv do acc[i][j] = b:splat(0) end
+        for j = 1, nv do acc[i][j] = from_row and b:load(b:arg(9), (j - 1) * line) or b:splat(0) end
       end
       b:loop(again, function()
         each_sum(acc, function(row, sum, at) b:set(sum, b:load(row, at)) end)

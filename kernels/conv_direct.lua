@@ -1,153 +1,18 @@
---- Convolution as outer products: a tile of `rows` output channels times `wide` vectors of neighbouring pixels in
--- registers, one broadcast weight and one vector of pixels per multiply-add; no matrix of patches is written.
+--- Convolution as outer products, straight from x or its padded copy: no matrix of patches is written.
 --
 -- A tile of the step is one block of output channels over up to LINES output rows and a stretch of columns. Its pixels are
 -- walked row by row, or, where that wastes fewer lanes, as one flat run over the layout's pitch: the columns between rows
--- are then computed too, and left behind when the rows are brought together.
+-- are then computed too, and left behind when the rows are brought together. The sums themselves: conv_tile.lua.
 
 local copy = require "kernels.conv_copy"
 local planes = require "kernels.planes"
+local tiles = require "kernels.conv_tile"
 local weights = require "kernels.conv_weights"
 
 local M = {}
 
 local RAW_BYTES = 36 * 1024 -- stack buffer of raw sums
 local PIXELS, LINES = 1024, 16
-
--- Per instruction set: vector registers for sums, pixels and a broadcast weight; rows of a register tile where there are
--- enough channels, fewest and most.
-local TILE = {
-  avx512 = { room = 31, fewest = 8, most = 14 },
-  avx2 = { room = 15, fewest = 5, most = 6 },
-  scalar = { room = 13, fewest = 4, most = 4 },
-}
-local SUMS = 12 -- independent sums that hide the latency of a multiply-add
-
--- Rows into which `each` channels are divided with the fewest left over; of equals the most.
-local function row_choices(each, tile)
-  if each <= tile.most then return { each } end
-  local list = {}
-  for rows = tile.most, tile.fewest, -1 do list[#list + 1] = rows end
-  local function waste(rows) return math.ceil(each / rows) * rows end
-  table.sort(list, function(a, b)
-    if waste(a) ~= waste(b) then return waste(a) < waste(b) end
-    return a > b
-  end)
-  return list
-end
-
--- Output channels and pixel vectors of a register tile.
-local function register_tile(k, c)
-  local tile = TILE[k.isa]
-  local rows = k:choice("conv_rows", row_choices(c.each, tile))
-  local wide = math.max(1, math.floor((tile.room - 1) / (rows + 1)))
-  while wide > 2 and rows * (wide - 1) >= SUMS do wide = wide - 1 end
-  return { rows = rows, blocks = math.ceil(c.each / rows), wide = math.min(wide, 8) }
-end
-
--- ---- the block ----
-
--- Words of the block, and those of the loops from word STEPS on: how often, step, jump.
-local WORDS = { "lines", "strips", "rest", "x", "line_step", "out", "out_line", "row_step", "last_step", "panel" }
-local STEPS = #WORDS
-
--- One tap: the pixels at x, `wide` vectors, times the weights at w.
-local function tap(b, p, acc, x, w, wide, mask)
-  local lanes, pixels = b.lanes * b.bytes, {}
-  for v = 1, wide do pixels[v] = b:load(x, (v - 1) * lanes, mask) end
-  for j = 1, p.rows do
-    local weight = b:bcast(w, (j - 1) * b.bytes)
-    for v = 1, wide do b:set(acc[j][v], b:fma(weight, pixels[v], acc[j][v])) end
-  end
-end
-
--- The loops over taps, outermost first; `level` counts down to the body. x moves by the step of the loop, whose word
--- already takes off what the loops inside have moved; the weights, which lie tap by tap, likewise. Gives how many taps
--- the weights have moved.
-local function taps(b, loops, level, x, weight, row, body)
-  local loop = loops[level]
-  if not loop then
-    body()
-    return 0
-  end
-  local function run(count)
-    b:loop(count, function()
-      local moved = taps(b, loops, level - 1, x, weight, row, body)
-      local step = (loop.phases and 2 or 1) * loop.taps - moved
-      b:g_set(x, b:g_add(x, b:arg(STEPS + 3 * level - 2)))
-      if step ~= 0 then b:g_set(weight, b:g_addk(weight, step * row)) end
-    end)
-  end
-  if not loop.phases then
-    run(b:arg(STEPS + 3 * level - 3))
-    return loop.n * loop.taps
-  end
-  local count, start, first = b:copy(b:const(math.ceil(loop.phases / 2))), b:copy(x), b:copy(weight)
-  b:loop(b:const(2), function()
-    run(count)
-    b:g_set(start, b:g_add(start, b:arg(STEPS + 3 * level - 1)))
-    b:g_set(first, b:g_addk(first, loop.taps * row))
-    b:g_set(x, start)
-    b:g_set(weight, first)
-    b:g_set(count, b:g_sub(b:const(loop.phases), count))
-  end)
-  return 2 * loop.taps
-end
-
--- All taps of `wide` vectors of pixels at `at`, and their store. Channels are stored last to first: those that the last
--- block lacks go where its last one follows.
-local function register_sums(b, c, p, loops, w, at, out, wide, mask)
-  local acc, x, weight = {}, b:copy(at), b:copy(w.panel)
-  for j = 1, p.rows do
-    acc[j] = {}
-    for v = 1, wide do acc[j][v] = c.bias and b:bcast(w.panel, (j - 1) * b.bytes) or b:splat(0) end
-  end
-  local row = p.rows * b.bytes
-  if c.bias then b:g_set(weight, b:g_addk(weight, row)) end
-  taps(b, loops, #loops, x, weight, row, function() tap(b, p, acc, x, weight, wide, mask) end)
-  local to = b:copy(out)
-  for j = p.rows, 1, -1 do
-    for v = 1, wide do b:store(to, acc[j][v], (v - 1) * b.lanes * b.bytes, mask) end
-    if j > 1 then b:g_set(to, b:g_sub(to, j <= p.whole and w.row_step or w.last_step)) end
-  end
-end
-
--- What the block depends on: the same for layers that differ in their depth alone.
-local function key_of(k, c, p, loops)
-  local parts = { "conv sums", p.rows, p.wide, p.whole, c.bias and 1 or 0, k.ordinal[k.group.anchor] }
-  for i, loop in ipairs(loops) do
-    parts[#parts + 1] = ("%d*%d/%d"):format(i < #loops and loop.n or 0, loop.taps, loop.phases or 0)
-  end
-  return table.concat(parts, " ")
-end
-
-local function sums_block(k, c, p, loops)
-  return function(b)
-    local w, vector = {}, b.lanes * b.bytes
-    for i, name in ipairs(WORDS) do w[name] = b:arg(i - 1) end
-    k:note(b, k.group.anchor)
-    local line, out_line = b:copy(w.x), b:copy(w.out)
-    b:loop(w.lines, function()
-      local at, out = b:copy(line), b:copy(out_line)
-      local function onwards(count)
-        b:g_set(at, b:g_addk(at, count * vector))
-        b:g_set(out, b:g_addk(out, count * vector))
-      end
-      b:loop(w.strips, function()
-        register_sums(b, c, p, loops, w, at, out, p.wide)
-        onwards(p.wide)
-      end)
-      local left = b:copy(w.rest)
-      b:loop(b:g_shrk(b:g_addk(left, b.lanes - 1), math.log(b.lanes, 2)), function()
-        register_sums(b, c, p, loops, w, at, out, 1, b.lanes > 1 and b:m_tail(left) or nil)
-        b:g_set(left, b:g_addk(left, -b.lanes))
-        onwards(1)
-      end)
-      b:g_set(line, b:g_add(line, w.line_step))
-      b:g_set(out_line, b:g_add(out_line, w.out_line))
-    end)
-  end
-end
 
 -- Rows of a flat run brought together; words: channels, lines, columns, from, its line step, its channel step less all
 -- lines' steps, and the same three of the target.
@@ -165,8 +30,6 @@ local function gather_block(b)
   end)
 end
 
--- ---- the step ----
-
 -- Lines and columns of a tile, capacity of the raw buffer per channel (elements).
 local function cut(k, c, p)
   local D, strip = k.dims, p.wide * k:lanes(c.dtype)
@@ -176,20 +39,6 @@ local function cut(k, c, p)
   local lines = width and width > 0 and math.max(1, math.ceil(PIXELS / 2 / width)) or LINES
   if height and height > 0 then lines = math.ceil(height / math.ceil(height / lines)) end
   return lines, columns, math.max(capacity, strip)
-end
-
--- Three words per loop: how often it runs, its step, less what the loops inside have moved x, and the jump between its
--- phases.
-local function loop_words(k, c, loops)
-  local D, words, moved = k.dims, {}, k.dims:const(0)
-  local function put(d) words[#words + 1] = d and ("%s * %dL"):format(k:dim(d), k:bytes(c.dtype)) or "0L" end
-  for _, loop in ipairs(loops) do
-    words[#words + 1] = ("%dL"):format(loop.n)
-    put(D:sub(loop.step, moved))
-    put(loop.jump)
-    moved = D:mul(loop.jump or loop.step, D:const(loop.n))
-  end
-  return words
 end
 
 -- C locals of tile t: block, group, sample; first line and column (r0, c0), how many (lines, columns), valid channels.
@@ -238,7 +87,7 @@ local function compute(k, c, l, p, s, target, raw)
     ("x + pass * %s * %dL"):format(k:dim(l.pitch), bytes), ("%s * %dL"):format(k:dim(l.pitch), bytes),
     "sums + (valid - 1) * channel", line, "channel", ("block == %dL ? 0 : channel"):format(p.blocks - 1),
     p.address("group", "block") }
-  for _, word in ipairs(loop_words(k, c, l.loops)) do words[#words + 1] = word end
+  for _, word in ipairs(tiles.loop_words(k, c, l.loops)) do words[#words + 1] = word end
   k:call(s.sums, words)
   if not l.flat then return end
   k:open("if (flat)")
@@ -274,13 +123,13 @@ end
 
 --- Writes the steps. l: conv_form.lua's layout.
 function M.emit(k, c, l)
-  local D, p = k.dims, register_tile(k, c)
+  local D, p = k.dims, tiles.of(k, c, l)
   prepare(k, weights.part(k, c, p), copy.part(k, c, l))
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes
   s.lines, s.columns, s.capacity = cut(k, c, p)
   s.line_parts, s.column_parts = k:ceildiv(c.out[1], s.lines), k:ceildiv(c.out[2], s.columns)
-  s.sums = k:block(sums_block(k, c, p, l.loops), c.dtype, key_of(k, c, p, l.loops))
+  s.sums = tiles.block(k, c, p, l.loops)
   s.gather = l.flat and k:block(gather_block, c.dtype, "conv gather")
   local target = planes.target(k)
   k:step { tiles = k:product { c.samples, D:const(c.groups * p.blocks), s.line_parts, s.column_parts } }

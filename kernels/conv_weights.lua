@@ -66,7 +66,8 @@ local function gather(k, c, p, block)
 end
 
 --- Plans the panels. p: rows, blocks (per group); adds p.taps, p.whole = rows of the last block, p.bytes of a panel,
--- p.address(group, block). Gives { kept = made of parameters alone, tiles = number, body = fn(t) that writes the panel of C tile t }.
+-- p.address(group, block). Gives { kept = made of parameters alone, tiles = number, body = fn(t) that writes the panel of C
+-- tile t }.
 function M.part(k, c, p)
   local D, bytes = k.dims, k:bytes(c.dtype)
   p.taps = c.depth * c.tap[1] * c.tap[2]

@@ -1,10 +1,7 @@
---- Recipe: softmax, log_softmax, layer_norm, rms_norm, group_norm. Statistics of a few rows at a
--- time are folded into stack arrays, then the rows are written once, affine weights and epilogue
--- included; pointwise work in front is recomputed in every pass.
---
--- A row is the set of elements that share statistics. Rows are numbered by their kept axes; where
--- the reduced axes are the last ones the rows of a tile are one run of the output, else (softmax
--- along an inner axis) a tile is written slice by slice.
+--- Recipe: softmax, log_softmax, layer_norm, rms_norm, group_norm. A row is the set of elements that share statistics; rows
+-- are numbered by their kept axes. A block takes some rows, one after the other while each is in the first-level cache:
+-- statistics in registers, then the row is written, affine weights and epilogue included. Pointwise work in front is
+-- recomputed in every pass. Where the reduced axis is not the last one, neighbouring rows are taken side by side.
 local chain = require "esper.emit_chain"
 local fold = require "esper.emit_fold"
 local vecmath = require "esper.vecmath"
@@ -12,37 +9,42 @@ local vecmath = require "esper.vecmath"
 -- ---- the five ops: statistics and formula ----
 
 local function plain(_, x) return x end
-local function square(b, x) return b:mul(x, x) end
-local function above(b, x, y) return vecmath.exp(b, b:sub(x, y)) end
-local function squared_distance(b, x, mean) return square(b, b:sub(x, mean)) end
+local function above(b, x, y) return vecmath.weight(b, b:sub(x, y)) end
+local function distance(b, x, mean) return b:sub(x, mean) end
+local function reciprocal(b, sum) return b:div(b:splat(1), sum) end
+
+local function spread(eps)
+  return function(b, sum, count) return vecmath.rsqrt(b, b:add(fold.mean(b, sum, count), b:splat(eps))) end
+end
 
 local function affine(b, y, weight, bias)
-  if weight then y = b:mul(y, weight) end
-  return bias and b:add(y, bias) or y
+  if weight and bias then return b:fma(y, weight, bias) end
+  return weight and b:mul(y, weight) or y
 end
 
-local function centred(b, x, mean, scale, weight, bias)
-  return affine(b, b:mul(b:sub(x, mean), scale), weight, bias)
-end
+local function centred(b, stats, x, weight, bias) return affine(b, b:mul(b:sub(x, stats[1]), stats[2]), weight, bias) end
 
--- Statistics in order: { fold kind, element fn(b, x, earlier statistics...), finish = what the
--- folded array becomes }. finish: "mean"; "rsqrt" = 1 / sqrt(mean + eps); "log".
+local EXP = 15 -- instructions of an exp, about
+
+-- op -> statistics (see emit_fold.lua), write(b, statistics, x, weight, bias). A peak that loses NaN is right in a softmax:
+-- the sum then is NaN.
 local OP = {
-  softmax = {
-    { "max", plain }, { "sum", above },
-    write = function(b, x, max, sum) return b:div(vecmath.exp(b, b:sub(x, max)), sum) end,
-  },
-  log_softmax = {
-    { "max", plain }, { "sum", above, finish = "log" },
-    write = function(b, x, max, log) return b:sub(b:sub(x, max), log) end,
-  },
-  layer_norm = {
-    { "sum", plain, finish = "mean" }, { "sum", squared_distance, finish = "rsqrt" }, write = centred,
-  },
-  rms_norm = {
-    { "sum", square, finish = "rsqrt" },
-    write = function(b, x, scale, weight) return affine(b, b:mul(x, scale), weight) end,
-  },
+  softmax = function()
+    return { { kind = "peak", value = plain }, { kind = "sum", value = above, keep = true, finish = reciprocal, price = EXP } },
+      function(b, stats, x) return b:mul(x, stats[2]) end
+  end,
+  log_softmax = function()
+    return { { kind = "peak", value = plain }, { kind = "sum", value = above, finish = vecmath.log, price = EXP } },
+      function(b, stats, x) return b:sub(b:sub(x, stats[1]), stats[2]) end
+  end,
+  layer_norm = function(eps)
+    return { { kind = "sum", value = plain, finish = fold.mean }, { kind = "squares", value = distance, finish = spread(eps) } },
+      centred
+  end,
+  rms_norm = function(eps)
+    return { { kind = "squares", value = plain, finish = spread(eps) } },
+      function(b, stats, x, weight) return affine(b, b:mul(x, stats[1]), weight) end
+  end,
 }
 OP.group_norm = OP.layer_norm
 
@@ -85,6 +87,7 @@ local function layout(k, id)
   for axis = 1, #l.space do
     table.insert(axis >= first and axis <= (last or #l.space) and l.reduced or l.kept, axis)
   end
+  l.behind = k:product { unpack(l.space, l.reduced[#l.reduced] + 1) } -- elements behind the reduced axes
   return l
 end
 
@@ -101,96 +104,66 @@ end
 
 -- ---- emission ----
 
-local function product(k, space, axes)
-  local dims = {}
-  for i, axis in ipairs(axes) do dims[i] = space[axis] end
-  return k:product(dims)
+local function append(list, more)
+  for _, x in ipairs(more) do list[#list + 1] = x end
+  return list
 end
 
--- Replaces each of the n sums in `array` by what the formula wants.
-local function finish(k, how, array, n, terms)
-  local id = k.group.anchor
-  local dtype = k.graph:dtype(id)
-  if how == "mean" or how == "rsqrt" then fold.divide(k, array, n, k:dim(terms), dtype) end
-  if how == "mean" or not how then return end
-  local eps = how == "rsqrt" and k.graph:attr(id, "eps")
-  k:call(k:block(function(b)
-    local at = b:arg(1)
-    b:each(b:arg(0), { at }, function(mask)
-      local v = b:load(at, 0, mask)
-      v = eps and vecmath.rsqrt(b, b:add(v, b:splat(eps))) or vecmath.log(b, v)
-      b:store(at, v, 0, mask)
-    end)
-  end), { n, array })
-end
-
--- Folds the statistics of kept positions start .. start + n - 1; gives them as arguments of the
--- space.
-local function statistics(k, l, size, start, n)
-  local group, stats = k.group, {}
-  local id = group.anchor
-  local terms, dtype = product(k, l.space, l.reduced), k.graph:dtype(id)
-  for i, stat in ipairs(OP[k.graph:op(id)]) do
-    local array = k:buffer(dtype, size)
-    fold.clear(k, stat[1], array, n)
-    fold.run(k, {
-      space = l.space, kept = l.kept, reduced = l.reduced, nodes = group.prologue, view = l.view, kind = stat[1],
-      inputs = { l.view(group.args[id][1]), unpack(stats) }, element = stat[2], start = start, n = n, into = array,
-    })
-    finish(k, stat.finish, array, n, terms)
-    stats[i] = { at = array, strides = fold.over_kept(k, l.space, l.kept), minus = start, dtype = dtype }
-  end
-  return stats
-end
-
--- Writes elements start .. start + n - 1 of the output.
-local function write(k, l, stats, start, n)
+-- The group as a fold over kept positions start .. start + n - 1.
+local function emit(k, l, start, n)
   local group, id = k.group, k.group.anchor
-  local args, rank = group.args[id], #k.graph:shape(id)
-  local inputs = { l.view(args[1]) }
-  for _, stat in ipairs(stats) do inputs[#inputs + 1] = stat end
-  inputs[#inputs + 1] = over_space(k, l, args[2], rank)
-  inputs[#inputs + 1] = over_space(k, l, args[3], rank)
-  local nodes = {}
-  for _, node in ipairs(group.prologue) do nodes[#nodes + 1] = node end
-  nodes[#nodes + 1] = id
-  for _, node in ipairs(group.epilogue) do nodes[#nodes + 1] = node end
-  chain.eval(k, l.space, start, n, {
-    nodes = nodes, stores = group.outputs, view = l.view,
-    custom = { [id] = { inputs = inputs, compute = OP[k.graph:op(id)].write } },
+  local args, rank, op = group.args[id], #k.graph:shape(id), k.graph:op(id)
+  local stats, formula = OP[op](op:find "norm" and k.graph:attr(id, "eps"))
+  local inputs = { l.view(args[1]), over_space(k, l, args[2], rank), over_space(k, l, args[3], rank) }
+  local custom = { inputs = inputs }
+  local plan = chain.plan(k, {
+    nodes = append(append({ unpack(group.prologue) }, { id }), group.epilogue), stores = group.outputs, view = l.view,
+    custom = { [id] = custom },
+  })
+  local input = plan.inputs[id][1]
+  plan.inputs[id] = { unpack(plan.inputs[id], 2) } -- the value comes from the fold
+  fold.run(k, {
+    space = l.space, kept = l.kept, reduced = l.reduced, sideways = k.dims:value(l.behind) ~= 1, start = start, n = n,
+    plan = plan, front = group.prologue, inputs = { input }, terms = k:product(fold.pick(l.space, l.reduced)), stats = stats,
+    nodes = append({ id }, group.epilogue), stores = group.outputs,
+    write = function(found, x)
+      function custom.compute(b, ...) return formula(b, found, x, ...) end
+    end,
   })
 end
 
--- Reduced axes last: the rows of a tile follow each other.
+local WORK = 16384                 -- elements of a tile, about
+local LONGEST, UNKNOWN = 1024, 32  -- rows of a tile: at most, and when their length is a symbol
+
+local function rows_per_tile(k, length)
+  local known = k.dims:value(length)
+  return known and math.max(1, math.min(LONGEST, math.floor(WORK / math.max(known, 1)))) or UNKNOWN
+end
+
+-- Rows in their order.
 local function emit_rows(k, l)
-  local rows, row = product(k, l.space, l.kept), product(k, l.space, l.reduced)
-  local size = fold.outputs_per_tile(k, row)
+  local rows = k:product(fold.pick(l.space, l.kept))
+  local size = rows_per_tile(k, k:product(fold.pick(l.space, l.reduced)))
   k:step{ tiles = k:ceildiv(rows, size) }
   k:tiles(function(t)
-    local first, n = k:range(t, size, rows)
-    local stats, length = statistics(k, l, size, first, n), k:dim(row)
-    write(k, l, stats, ("%s * %s"):format(first, length), ("%s * %s"):format(n, length))
+    local start, n = k:range(t, size, rows)
+    emit(k, l, start, n)
   end)
 end
 
--- One reduced axis with `inner` elements behind it: a tile is some neighbouring columns of one
--- outer position.
-local function emit_columns(k, l, inner)
-  local outer = k:product({ unpack(l.space, 1, l.reduced[1] - 1) })
-  local extent = l.space[l.reduced[1]]
-  local size = fold.outputs_per_tile(k, extent)
-  local per_outer = k:ceildiv(inner, size)
+-- Rows that lie side by side: a tile is some neighbours at one position of the axes in front.
+local function emit_columns(k, l)
+  local outer = k:product { unpack(l.space, 1, l.reduced[1] - 1) }
+  local lanes = 16 -- keeps tiles on the bounds of vectors
+  local size = math.ceil(rows_per_tile(k, k:product(fold.pick(l.space, l.reduced))) / lanes) * lanes
+  local per_outer = k:ceildiv(l.behind, size)
   k:step{ tiles = k.dims:mul(outer, per_outer) }
   k:tiles(function(t)
-    local o, at = k:name("outer"), k:name("column")
-    k:line("long %s = %s / %s, %s = %s %% %s;", o, t, k:dim(per_outer), at, t, k:dim(per_outer))
-    local column, n = k:range(at, size, inner)
-    local first, r = k:name("first"), k:name("r")
-    k:line("long %s = %s * %s + %s;", first, o, k:dim(inner), column)
-    local stats = statistics(k, l, size, first, n)
-    k:open("for (long %s = 0; %s < %s; %s++)", r, r, k:dim(extent), r)
-    write(k, l, stats, ("(%s * %s + %s) * %s + %s"):format(o, k:dim(extent), r, k:dim(inner), column), n)
-    k:close()
+    local at, first = k:name "column", k:name "first"
+    k:line("long %s = %s %% %s;", at, t, k:dim(per_outer))
+    local column, n = k:range(at, size, l.behind)
+    k:line("long %s = %s / %s * %s + %s;", first, t, k:dim(per_outer), k:dim(l.behind), column)
+    emit(k, l, first, n)
   end)
 end
 
@@ -198,8 +171,6 @@ return {
   name = "norm",
   emit = function(k, group)
     local l = layout(k, group.anchor)
-    local behind = { unpack(l.space, l.reduced[#l.reduced] + 1) }
-    local inner = k:product(behind)
-    if k.dims:value(inner) == 1 then emit_rows(k, l) else emit_columns(k, l, inner) end
+    if k.dims:value(l.behind) == 1 then emit_rows(k, l) else emit_columns(k, l) end
   end,
 }

@@ -12,7 +12,7 @@ local copy = require "kernels.conv_copy"
 
 local M = {}
 
-local PATCH_BYTES = 28 * 1024
+local PATCH_BYTES = 26 * 1024
 
 -- Window columns less one, as elements that a line of the patch has over the output columns.
 local function overhang(win)

@@ -206,6 +206,11 @@ describe("executable memory", function()
     assert.equal(before, count())
   end)
 
+  it("would be refused and noted, whoever asked for it and when", function()
+    local tried, noted = require("support.watch").try()
+    if tried then assert.same({ 4, 4 }, { tried, noted }) end -- without seccomp there are the scans
+  end)
+
   it("would be seen by the scan", function()
     local list, lines = maps.violations()
     assert.same({}, list)

@@ -6,10 +6,10 @@ local native = require "esper.native"
 local validate = require "esper.validate"
 local C = native.C
 
-local SEED, SHAPES, PER_PAIR = 3, 12, 5
+local SEED, SHAPES, PER_PAIR = 3, 20, 5
 local SUBJECTS = {
-  { "transformer/mlp", "dim=16 expand=2" }, { "transformer/attention", "dim=16 heads=2" }, { "cnn/conv_light", "channels=8" },
-  { "transformer/norm", "dim=16" }, { "first/router_top2", "dim=16 experts=8" }, { "cnn/depthwise", "channels=8" },
+  { "transformer/mlp", "dim=128 expand=2" }, { "transformer/attention", "dim=96 heads=3" }, { "cnn/conv_light", "channels=8" },
+  { "transformer/norm", "dim=16" }, { "first/router_top2", "dim=128 experts=8" }, { "cnn/depthwise", "channels=8" },
 }
 
 -- Each mutation: name, Lua pattern of a place in a line of the unit, and what replaces it (nil: not this place).
@@ -28,11 +28,23 @@ local MUTATIONS = {
 local EQUIVALENT = {
   { "loop runs one too far", "for %(long t = lo; t < hi", "a tile past the end is empty" },
   { "loop runs one too far", "for %(long first = 0; first < visible", "a block past the end is empty" },
+  { "loop runs one too far", "for %(long p = 0; p < planes", "a pass past the end has no planes" },
+  { "subtraction swapped", "%(v40 %- v41%) << 23", "the larger of a sorted pair (router): its exponent is 0" },
+  { "subtraction swapped", "%(v40 %- v41%) %+ 127u", "the same" },
+  { "constant wrong", "1%.0f%) %* v24 %+ 1%.0f%) %* %*%(float %*%)&v44%)", "the same" },
+  { "subtraction swapped", "%(lines %- 1%)", "it decides between two ways to the same sums" },
   { "subtraction swapped", "%(pos_%d+ %- start_%d+%)", "the two are equal where a tile begins" },
   { "subtraction swapped", "%(low %- c0%)", "both are 0 without padding" },
   { "subtraction swapped", "%(m %- 1%)", "topk moves positions only where m is 1" },
   { "subtraction swapped", "%(v%d+ %- v%d+%).*&= 0x80000000u %- 1;", "the sign is cleared in the same line" },
   { "constant wrong", "5%.0f", "where erfc's two forms meet" },
+  { "loop runs one too far", "for %(long pass = 0; pass < lines", "a pass past the end is empty" },
+  { "loop runs one too far", "for %(long p = 0; p < planes", "no planes are left" },
+  { "loop runs one too far", "for %(long done = 0; done < lines", "no lines are left" },
+  { "subtraction swapped", "%(v40 %- v41%) << 23", "the larger of a sorted pair (router): its exponent is 0" },
+  { "subtraction swapped", "%(v40 %- v41%) %+ 127u", "the same" },
+  { "constant wrong", "1%.0f%) %* v24 %+ 1%.0f%) %* %*%(float %*%)&v44%)", "the same" },
+  { "subtraction swapped", "%(lines %- 1%) %* d%d+ %+ columns%) [/%%] ", "a price: which of two right ways is taken" },
 }
 -- rest: the unit from the place to the end of its line
 local function equivalent(name, rest)

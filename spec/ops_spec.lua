@@ -154,6 +154,43 @@ output "z" %2]] },
 %1 = param "k" f32[6, 2, 3] init=ones
 %2 = conv1d %0 %1 stride=7 pad=5 dilation=4 groups=2
 output "y" %2]] },
+  { "convolution of padded planes as one flat run", { n = 2, h = 19, w = 13 }, [[%0 = input "x" f32[n, 5, h, w]
+%1 = input "k" f32[17, 5, 3, 3]
+%2 = input "b" f32[17]
+%3 = conv2d %0 %1 %2 pad=1,1
+%4 = sigmoid %3
+%5 = cast %4 to=f64
+output "y" %5]] },
+  { "convolution of even and odd rows and columns", { n = 3, h = 23, w = 37 }, [[%0 = input "x" f32[n, 3, h, w]
+%1 = input "k" f32[15, 3, 7, 7]
+%2 = conv2d %0 %1 stride=2,2 pad=3,3
+%3 = input "l" f32[40, 15, 1, 1]
+%4 = conv2d %2 %3 stride=2,2
+output "y" %2
+output "z" %4]] },
+  { "convolution of views, in place and gathered", { h = 21, w = 34 }, [[%0 = input "x" f32[2, h, w, 6]
+%1 = permute %0 perm=0,3,1,2
+%2 = input "k" f32[7, 6, 2, 3]
+%3 = conv2d %1 %2 dilation=2,1
+%4 = slice %3 axis=3 start=[1] stop=[w-3]
+%5 = input "l" f32[9, 7, 3, 2]
+%6 = conv2d %4 %5
+output "y" %6]] },
+  { "pointwise convolution of long planes", { h = 33, w = 41 }, [[%0 = input "x" f32[2, 12, h, w]
+%1 = input "k" f32[30, 6, 1, 1]
+%2 = input "b" f32[30]
+%3 = conv2d %0 %1 %2 groups=2
+%4 = relu %3
+output "y" %4]] },
+  { "depthwise convolutions", { h = 35, w = 67 }, [[%0 = input "x" f32[2, 11, h, w]
+%1 = input "k" f32[11, 1, 3, 3]
+%2 = conv2d %0 %1 pad=1,1 groups=11
+%3 = input "l" f32[11, 1, 7, 7]
+%4 = input "b" f32[11]
+%5 = conv2d %2 %3 %4 pad=3,3 groups=11
+%6 = conv2d %5 %1 pad=1,1 stride=2,2 groups=11
+%7 = tanh %6
+output "y" %7]] },
   { "contraction of several column chunks", { n = 5 }, [[%0 = input "x" f32[n, 37]
 %1 = param "w" f32[613, 37] init=ones
 %2 = linear %0 %1
@@ -228,6 +265,104 @@ output "a" %1
 output "b" %2
 output "c" %4
 output "d" %5]] },
+  { "reductions in pieces of rows and of columns", { n = 5003 }, [[%0 = input "x" f32[n, 70]
+%1 = relu %0
+%2 = reduce_var %1 axes=0 correction=1
+%3 = reduce_mean %0 axes=0
+%4 = neg %0
+%5 = reduce_max %4 axes=0,1
+%6 = input "z" f64[3, n, 5]
+%7 = reduce_var %6 axes=1,2
+%8 = sqrt %7
+%9 = reshape %0 shape=[2*n*35]
+%10 = reduce_var %9 axes=0
+output "a" %2
+output "b" %3
+output "c" %5
+output "d" %8
+output "e" %10]] },
+  { "rows side by side, work in front and behind", { n = 37, w = 301 }, [[%0 = input "x" f32[2, n, w]
+%1 = input "g" f32[w]
+%2 = mul %0 %1
+%3 = softmax %2 axis=1
+%4 = add %3 %0
+%5 = permute %0 perm=0,2,1
+%6 = log_softmax %5 axis=1
+%7 = input "z" f64[n, 3, w]
+%8 = softmax %7 axis=0
+%9 = silu %0
+%10 = softmax %9 axis=1
+output "c" %10
+output "y" %3
+output "z" %4
+output "a" %6
+output "b" %8]] },
+  { "norms of rows with work in front and behind", { n = 301 }, [[%0 = input "x" f32[3, n, 200]
+%1 = input "g" f32[200]
+%2 = input "h" f32[3, 1, 1]
+%3 = mul %0 %1
+%4 = layer_norm %3 %1 %1 dims=1
+%5 = add %4 %0
+%6 = mul %5 %2
+%7 = layer_norm %0 dims=2
+%8 = rms_norm %0 %1
+%9 = tanh %8
+%10 = input "z" f64[n, 7]
+%11 = softmax %10
+%12 = gelu %0
+%13 = layer_norm %12
+%14 = tanh %0
+%15 = softmax %14
+%16 = mul %15 %1
+%17 = exp %10
+%18 = rms_norm %17
+output "c" %13
+output "d" %16
+output "e" %18
+output "y" %6
+output "z" %7
+output "a" %9
+output "b" %11]] },
+  { "transposes with and without edges", { h = 83, w = 197 }, [[%0 = input "x" f32[3, h, w]
+%1 = permute %0 perm=0,2,1
+%2 = input "g" f32[w, 1]
+%3 = input "o" f32[h]
+%4 = add %1 %2
+%5 = mul %4 %3
+%6 = input "z" f64[2, 5, h, 64]
+%7 = permute %6 perm=3,0,2,1
+%8 = permute %6 perm=0,2,3,1
+%9 = input "s" f32[17, 16, 3]
+%10 = permute %9 perm=2,1,0
+%11 = neg %10
+%12 = input "i" i64[h, w]
+%13 = permute %12 perm=1,0
+output "b2" %13
+output "y" %5
+output "z" %7
+output "a" %8
+output "b" %11]] },
+  { "random numbers of many vectors", { n = 1003 }, [[%0 = input "x" f32[n, 70]
+%1 = dropout %0 p=0.3 stream=7
+%2 = noise %0 std=0.5 stream=8
+%3 = softmax %0
+%4 = dropout %3 p=0.1 stream=9
+%5 = input "z" f64[n, 5]
+%6 = dropout %5 p=0.5 stream=10
+%7 = noise %5 std=2 stream=11
+output "y" %1
+output "z" %2
+output "a" %4
+output "b" %6
+output "c" %7]] },
+  { "casts of many vectors", { n = 3001 }, [[%0 = input "x" f32[n, 3]
+%1 = cast %0 to=i32
+%2 = cast %1 to=f32
+%3 = permute %1 perm=1,0
+%4 = cast %3 to=f32
+output "y" %1
+output "z" %2
+output "a" %4]] },
   { "indices by the thousand", { n = 1777 }, [[%0 = input "x" f32[97, 131]
 %1 = input "i" i32[n]
 %2 = embedding %0 %1
@@ -247,6 +382,17 @@ output "y" %4]] },
 output "y" %1
 output "z" %2
 output "a" %3]] },
+  { "pooling of many planes, windows of every kind", { h = 39, w = 70 }, [[%0 = input "x" f32[2, 19, h, w]
+%1 = max_pool2d %0 kernel=3,3 stride=2,2 pad=1,1
+%2 = avg_pool2d %0 kernel=5,5 stride=1,1 pad=2,2
+%3 = max_pool2d %0 kernel=13,13 stride=3,3 pad=6,6
+%4 = adaptive_avg_pool2d %0 out=1,1
+%5 = adaptive_avg_pool2d %0 out=7,5
+output "a" %1
+output "b" %2
+output "c" %3
+output "d" %4
+output "e" %5]] },
   { "rotation over chunks of pairs", { t = 301 }, "%0 = input \"x\" f32[2, t, 300]\n%1 = rope %0\n%2 = abs %1\noutput \"y\" %2" },
   { "eight pieces, two of them empty", { t = 5003 }, [[%0 = input "x" f32[3, t]
 %1 = input "z" f32[3, 0]

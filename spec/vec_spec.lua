@@ -273,6 +273,20 @@ local function run(isa, w)
     end
   end)
 
+  it("unzip takes even from odd elements", function()
+    local from, to = native.new(w.float .. "[?]", 2 * lanes), native.new(w.float .. "[?]", 2 * lanes)
+    for i = 0, 2 * lanes - 1 do from[i] = i + 1 end
+    case.build(isa, w.f, function(b)
+      local even, odd = b:unzip(b:load(b:arg(0)), b:load(b:arg(0), lanes * w.bytes))
+      b:store(b:arg(1), even)
+      b:store(b:arg(1), odd, lanes * w.bytes)
+    end)(address(from), address(to))
+    for i = 0, lanes - 1 do
+      assert.equal(2 * i + 1, to[i])
+      assert.equal(2 * i + 2, to[lanes + i])
+    end
+  end)
+
   if lanes > 1 then
     local per = 16 / w.bytes
     it("unpl, unph, unpl2, unph2, part", function()

@@ -7,7 +7,7 @@ KIND: eager     PyTorch as written, under inference_mode
 
 Lines in, one line out for each:
       load DIRECTORY   the case in it (bench/export.lua) -> ok VERSION | error TEXT
-      run N            N runs -> ns T1 T2 ... | error TEXT
+      run N [cpu]      N runs -> ns T1 T2 ... | error TEXT; cpu: processor time of the thread
       quit
 Everything that does not belong to a run (imports, compiling, binding) happens in load. Results are compared with Esper's.
 """
@@ -38,13 +38,13 @@ def torch_runner(case):
         module = torch.compile(module)
     inputs = list(case.inputs.values())
 
-    def run(n):
+    def run(n, clock):
         times = []
         with torch.inference_mode() if KIND == "eager" else torch.no_grad():
             for _ in range(n):
-                start = time.perf_counter_ns()
+                start = clock()
                 module(*inputs)
-                times.append(time.perf_counter_ns() - start)
+                times.append(clock() - start)
         return times
 
     with torch.no_grad():
@@ -73,12 +73,12 @@ def onnx_runner(case, directory):
     session.run_with_iobinding(binding)
     got = binding.copy_outputs_to_cpu()
 
-    def run(n):
+    def run(n, clock):
         times = []
         for _ in range(n):
-            start = time.perf_counter_ns()
+            start = clock()
             session.run_with_iobinding(binding)
-            times.append(time.perf_counter_ns() - start)
+            times.append(clock() - start)
         return times
 
     return run, got, f"onnxruntime {ort.__version__}"
@@ -103,7 +103,9 @@ def serve():
                 runner, version = load(rest)
                 reply = f"ok {version}"
             elif verb == "run":
-                reply = "ns " + " ".join(map(str, runner(int(rest))))
+                count, _, kind = rest.partition(" ")
+                clock = time.thread_time_ns if kind == "cpu" else time.perf_counter_ns
+                reply = "ns " + " ".join(map(str, runner(int(count), clock)))
             else:
                 return
         except Exception as problem:  # one line, whatever it is: the driver goes on with the other peers

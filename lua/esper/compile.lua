@@ -20,22 +20,24 @@
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
 --               sharing, per group its steps
+--   compile.again(result, choices)  a fresh result once more, recipes with other choices (tuning.lua); has no key
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
 -- dump.lua prints every stage.
 local artifact = require "esper.artifact"
 local blueprint = require "esper.blueprint"
-local emit = require "esper.emit"
-local group = require "esper.group"
 local native = require "esper.native"
 local passes = require "esper.passes"
-local planner = require "esper.planner"
-local reuse = require "esper.reuse"
 local tuning = require "esper.tuning"
-local vec = require "esper.vec"
 local C = native.C
 local M = {}
+
+-- The stages behind the store, loaded when first run: a hit in a new process needs none of them, and reading them takes longer.
+local stage = setmetatable({}, { __index = function(loaded, name)
+  loaded[name] = require("esper." .. name)
+  return loaded[name]
+end })
 
 -- LuaJIT's default of 512 KiB machine code is less than this pipeline fills, and it throws all of it away when full: a
 -- service that compiles many blueprints then spends most of its time in LuaJIT's compiler (seen: 31 against 11 ms).
@@ -96,10 +98,10 @@ end
 
 -- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
 local function recipes(groups, r, listing)
-  local unit, code, blocks, present = emit.unit(groups.facts.graph, r.isa), {}, {}, nil
+  local unit, code, blocks, present = stage.emit.unit(groups.facts.graph, r.isa), {}, {}, nil
   unit.fixed, unit.tuning = groups.fixed, r.tuning and tuning.decode(r.tuning)
-  if listing then listed(unit, listing, function() return emit.labels(groups.facts.graph, present) end, blocks) end
-  local writer = reuse.new(unit, groups.facts)
+  if listing then listed(unit, listing, function() return stage.emit.labels(groups.facts.graph, present) end, blocks) end
+  local writer = stage.reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
     present = g
     local steps, temps = writer:group(g)
@@ -125,7 +127,7 @@ end
 -- What is known before the graph.
 local function settle(r, opts)
   r.mode, r.dtype = opts.mode or "eval", opts.dtype or "f32"
-  r.isa, r.list = opts.isa or vec.best(), pass_list(opts.passes)
+  r.isa, r.list = opts.isa or native.string(C.es_isa_name(C.es_isa_best())), pass_list(opts.passes)
   r.passes = passes.signature(r.list)
   if not opts.read then return end -- what follows is for a store
   r.source = need(opts.read(r.source))
@@ -142,9 +144,9 @@ end
 local function build_groups(r, opts)
   local graph
   graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
-  r.groups = need(group.build(graph))
-  need(group.verify(r.groups))
-  r.groups.fixed = r.mode == "eval" and group.fixed(r.groups) or {}
+  r.groups = need(stage.group.build(graph))
+  need(stage.group.verify(r.groups))
+  r.groups.fixed = r.mode == "eval" and stage.group.fixed(r.groups) or {}
 end
 
 -- Text of the choices to compile with, nil for the defaults.
@@ -161,15 +163,25 @@ local function take(r, stored)
   return true
 end
 
-local function compile_fresh(r, opts, lap)
+-- From the groups to the kernel.
+local function generate(r, opts, lap)
   local unit, code
-  build_groups(r, opts)                                                                   lap "passes"
   unit, code, r.blocks = recipes(r.groups, r, opts.listing)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.object = object_of(r.unit)                                                            lap "object"
-  local made = need(planner.build { groups = r.groups, source = r.graph, code = code })
+  local made = need(stage.planner.build { groups = r.groups, source = r.graph, code = code })
   r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
+end
+
+-- The same graph and groups with other choices.
+local function again(r, choices)
+  local first = r.source
+  for _, name in ipairs { "name", "mode", "dtype", "isa", "hyper", "graph", "groups", "passes" } do r[name] = first[name] end
+  local text = tuning.encode(choices)
+  r.tuning = #text > 0 and text or nil
+  generate(r, {}, stopwatch(r))
+  return r
 end
 
 local function compile(r, opts)
@@ -186,7 +198,10 @@ local function compile(r, opts)
   r.key = need(artifact.key(r))                                                           lap "key"
   stored = store and artifact.load(store, r)
   stored = stored and take(r, stored)                                                     lap "store"
-  if not stored then compile_fresh(r, opts, lap) end
+  if not stored then
+    build_groups(r, opts)                                                                 lap "passes"
+    generate(r, opts, lap)
+  end
   artifact.describe(r)
   if store and stored then
     artifact.note(store, r)                                                               lap "note"
@@ -225,6 +240,7 @@ local function guarded(pipeline, source, opts)
 end
 
 function M.compile(source, opts) return guarded(compile, source, opts) end
+function M.again(result, choices) return guarded(again, result, choices) end
 function M.key(source, opts) return guarded(keyed, source, opts) end
 function M.early(source, opts) return guarded(early, source, opts) end
 function M.save(result, store, certificate) return artifact.save(store, result, certificate) end

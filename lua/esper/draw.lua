@@ -2,14 +2,19 @@
 -- Between a graph and the certificate (validate.lua). Everything is a pure function of the seed.
 --
 -- Shapes: edges first (everything 1, one symbol 0 where its range allows, a lane either side of 8 and 16, one symbol
--- larger than any block or tile, an odd mix), then
--- random small sizes; a draw that makes an extent negative or the work too large is replaced by a smaller one.
+-- larger than a block, a tile or a buffer, an odd mix, a few rows in all), then random small sizes; a draw that makes an extent negative or the work too large is replaced by a smaller one.
 
 local native = require "esper.native"
 
 local M = {}
 
 local EDGES = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 5, 4, 6, 12, 13 }
+-- By draw: the last symbol and the others. Longer than a piece of keys (attention; once by much, so that what a later
+-- piece replaces shows), than a buffer of a row; so few rows that contractions take other forms, in every remainder of their tiles.
+local SPLIT = {
+  [7] = { 250, 1 }, [9] = { 133, 2 }, [12] = { 7, 1 }, [13] = { 11, 1 }, [14] = { 3, 2 }, [15] = { 5, 2 }, [16] = { 9, 1 },
+  [17] = { 1100, 1 }, [18] = { 530, 2 },
+}
 local WORK_LIMIT = 3e7    -- multiply-adds of one evaluation: tens of milliseconds of oracle and kernel each
 local ELEMENT_LIMIT = 2^23
 
@@ -67,7 +72,7 @@ function M.symbols(graph, index, seed)
     if edge == 1 then v = 1
     elseif edge == 2 then v = i == 1 and 0 or 3
     elseif edge == 3 then v = i == #symbols and 0 or 2
-    elseif edge == 7 or edge == 9 then v = i == #symbols and 133 or 2 -- over one block of keys (attention), one buffer of a row
+    elseif SPLIT[edge] then v = SPLIT[edge][i == #symbols and 1 or 2]
     elseif edge == 8 then v = i == 1 and 261 or 2        -- over one tile of rows
     elseif shrink == 0 and edge < 12 then v = EDGES[(edge * 5 + i * 3) % #EDGES + 1]
     else v = 1 + random(math.max(1, math.floor(40 / 2 ^ (shrink / 3)))) end
@@ -112,7 +117,7 @@ function M.kind(graph, id, index)
   if index % 2 == 0 and op == "param" then return "birth" end
   if op == "buffer" then return init == "ones" and "positive" or "small" end
   if init == "ones" then return "near_one" end
-  if init ~= "zeros" then return "birth" end
+  if init ~= "zeros" then return index % 8 == 7 and "small" or "birth" end -- small: larger than at birth where fan-in is high
   return index % 4 == 3 and "normal" or "small" -- small keeps a residual branch in range, normal reaches every branch of it
 end
 

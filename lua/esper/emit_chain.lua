@@ -11,18 +11,14 @@
 --   view    fn(arg) -> arg        applied to the group's own args where the space is not group.space
 -- with args as in architecture.md, or local ones: { at = char * expression, strides = dims of the
 -- space, minus = C expression subtracted from the element offset or nil, dtype = }.
--- Nodes are cut into stages: a run of float nodes of one type is one vector block; casts, integer
--- nodes and random draws are plain C loops (emit_scalar.lua). Values that cross stages pass through
--- stack buffers, so runs are short then.
--- Invariant: one stage reads all it needs of an element before it stores that element.
+-- A chain is one vector block when all its nodes are of one type that vectors hold, as the nodes of a group are; else it
+-- is a single cast or copy, and a plain C loop (emit_scalar.lua).
+-- Invariant: all that is read of an element is read before that element is stored.
 
 local nodes = require "esper.vecmath_nodes"
 local stages = require "esper.emit_stage"
 
 local M = {}
-
-local BUFFERS = 16 * 1024 -- bytes of stack the buffers of one chain may take
-local LONGEST = 256       -- elements of a run that passes through buffers
 
 -- The number of the source that `arg` reads, shared by equal reads.
 local function source_index(plan, arg)
@@ -48,78 +44,50 @@ end
 
 local function is_float(dtype) return dtype == "f32" or dtype == "f64" end
 
--- "vector" when node `id` and all it reads are floats of one type; else "scalar".
+local FLOAT = { f32 = true, f64 = true }
+local WHOLE = { i32 = true, i64 = true } -- vectors move these, and nothing else
+
+-- "vector" when node `id` and all it reads are of one type that vectors hold, or when it casts within one width; else
+-- "scalar". And the type of its block.
 local function kind_of(plan, id, inputs)
   local graph, dtype = plan.k.graph, plan.k.graph:dtype(id)
-  if not is_float(dtype) then return "scalar" end
+  local custom = plan.custom[id]
+  local moves = custom and not custom.compute or not custom and nodes.copies[graph:op(id)]
+  if not custom and nodes.casts(graph, id) then return "vector", "f32" end
+  if not (FLOAT[dtype] or WHOLE[dtype] and moves) then return "scalar" end
   for _, arg in ipairs(inputs) do
     local from = arg.dtype or (arg.node and graph:dtype(arg.node)) or dtype
-    if from ~= dtype then return "scalar" end
+    if from ~= dtype or arg.const and WHOLE[dtype] then return "scalar" end
   end
-  return "vector"
+  return "vector", dtype
 end
 
--- Random draws depend on no value, so they come first and cut no vector stage in two.
-local function add_stage(plan, kind, id)
-  local last, dtype = plan.stages[#plan.stages], plan.k.graph:dtype(id)
-  if kind == "random" then
-    table.insert(plan.stages, 1, { kind = kind, dtype = dtype, nodes = { id } })
-    return
+local function add_node(plan, id, kind, dtype)
+  local stage = plan.stages[1]
+  if not stage then
+    stage = { kind = kind, dtype = dtype, nodes = {} }
+    plan.stages[1] = stage
   end
-  if not (last and kind == "vector" and last.kind == "vector" and last.dtype == dtype) then
-    last = { kind = kind, dtype = dtype, nodes = {} }
-    plan.stages[#plan.stages + 1] = last
-  end
-  last.nodes[#last.nodes + 1] = id
-  plan.stage_of[id] = last
+  assert(stage.kind == kind and stage.dtype == dtype and (kind == "vector" or #stage.nodes == 0), "a chain is of one type")
+  stage.nodes[#stage.nodes + 1] = id
 end
 
--- Marks computed values that a later stage reads.
-local function find_crossings(plan)
-  for id, inputs in pairs(plan.inputs) do
-    for _, arg in ipairs(inputs) do
-      if arg.node and plan.stage_of[arg.node] ~= plan.stage_of[id] then plan.crosses[arg.node] = true end
-    end
-  end
-end
-
-local function count_buffers(plan)
-  local count = 0
-  for _, id in ipairs(plan.nodes) do
-    if plan.crosses[id] and not plan.stored[id] then count = count + 1 end
-    if plan.random[id] then count = count + 2 end
-  end
-  return count
-end
-
---- The stages, sources and buffers of a chain; plan.piece is the longest run it takes, nil = any.
+--- The sources and the stage (none without nodes) of a chain. plan.random[id]: how many uniform numbers node id draws.
 function M.plan(k, spec)
   local plan = {
-    k = k, nodes = spec.nodes, given = spec.given or {}, custom = spec.custom or {},
-    sources = {}, source_keys = {}, stages = {}, inputs = {}, stage_of = {},
-    crosses = {}, random = {}, stored = {}, view = spec.view,
+    k = k, nodes = spec.nodes, given = spec.given or {}, custom = spec.custom or {}, view = spec.view,
+    sources = {}, source_keys = {}, stages = {}, inputs = {}, random = {},
   }
-  for _, id in ipairs(spec.stores) do plan.stored[id] = true end
   for _, id in ipairs(spec.nodes) do
-    local inputs = {}
-    local custom = plan.custom[id]
+    local inputs, custom = {}, plan.custom[id]
     for i, arg in ipairs(custom and custom.inputs or k.group.args[id]) do
       inputs[i] = resolve(plan, arg, not custom)
     end
     plan.inputs[id] = inputs
-    if not custom and nodes.random[k.graph:op(id)] then
-      plan.random[id] = true
-      add_stage(plan, "random", id)
-    end
-    add_stage(plan, kind_of(plan, id, inputs), id)
+    if not custom then plan.random[id] = nodes.random[k.graph:op(id)] end
+    add_node(plan, id, kind_of(plan, id, inputs))
   end
-  find_crossings(plan)
-  local buffers = count_buffers(plan)
-  if buffers > 0 then
-    local most = math.floor(BUFFERS / (8 * buffers)) -- elements of 8 bytes
-    plan.piece = math.max(8, math.min(LONGEST, most))
-  end
-  plan.simple = #plan.stages == 0 or #plan.stages == 1 and plan.stages[1].kind == "vector"
+  plan.simple = next(plan.random) == nil and (#plan.stages == 0 or plan.stages[1].kind == "vector")
   return plan
 end
 
@@ -130,7 +98,8 @@ function M.operand(k, plan, i)
            bytes = k:bytes(arg.dtype) }
 end
 
---- Walks elements start .. start + n - 1 of `space` and evaluates the chain there.
+--- Walks elements start .. start + n - 1 of `space` and evaluates the chain there. spec.unit: start and n are multiples of
+-- it (1 when left out).
 function M.eval(k, space, start, n, spec)
   local plan = M.plan(k, spec)
   local operands, out = {}, spec.out or { strides = k:contiguous(space) }
@@ -139,21 +108,11 @@ function M.eval(k, space, start, n, spec)
     operands[#operands + 1] = { at = k:write(id), offset = out.offset, strides = out.strides,
                                 bytes = k:bytes(k.graph:dtype(id)) }
   end
-  local random = next(plan.random) ~= nil
-  if random then
-    operands[#operands + 1] = { index = true, offset = out.offset, strides = out.strides }
-  end
-  k:walk{ extents = space, start = start, n = n, piece = plan.piece, operands = operands, body = function(w)
-    local stores = {}
-    for i, id in ipairs(spec.stores) do
-      local target = w[#plan.sources + i]
-      stores[id] = { ptr = target.ptr, step = target.step, dtype = k.graph:dtype(id) }
-    end
-    if random then
-      local index = w[#operands]
-      w.pos, w.pos_step = index.ptr, k:dim(index.step)
-    end
-    stages.run(plan, w, stores)
+  if next(plan.random) then operands[#operands + 1] = { index = true, offset = out.offset, strides = out.strides } end
+  local vector = plan.stages[1].kind == "vector"
+  local unit = spec.unit or 1
+  k:walk{ extents = space, start = start, n = n, operands = operands, rows = vector, unit = unit, body = function(w)
+    stages.run(plan, w, spec.stores, vector and not w.rows and unit % k:lanes(plan.stages[1].dtype) == 0)
   end }
 end
 

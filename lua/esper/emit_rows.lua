@@ -76,8 +76,56 @@ local function addresses(k, operands, lists, at, w)
     else
       k:line("char *%s = (char *)%s + %s * %dL;", ptr, k:atom(operand.at), k:atom(offset), operand.bytes)
     end
-    w[i] = { ptr = ptr, step = lists[i][#lists[i]] }
+    w[i] = { ptr = ptr, step = lists[i][#lists[i]], row = lists[i][#lists[i] - 1] }
   end
+end
+
+-- Declares w.n, the run's elements, and with options.rows w.rows: how many whole rows of them follow. `aligned`: no run
+-- begins or ends inside a row, so that w.n is known when the row is.
+local function measure(k, options, extents, at, w, stop)
+  local last, n = #extents, w.n
+  if last == 1 or not options.rows then
+    k:line("long %s = %s - %s;", n, stop, w.pos)
+    if last > 1 then
+      local e = k:dim(extents[last])
+      k:line("if (%s > %s - %s) %s = %s - %s;", n, e, at[last], n, e, at[last])
+    end
+    if options.piece then k:line("if (%s > %dL) %s = %dL;", n, options.piece, n, options.piece) end
+    return
+  end
+  local e, above, rows = k:dim(extents[last]), k:dim(extents[last - 1]), w.rows
+  k:line("long %s = %s - %s, %s = %s - %s;", n, stop, w.pos, rows, above, at[last - 1])
+  if w.aligned then
+    k:line("%s /= %s;", n, e)
+    k:line("if (%s > %s) %s = %s;", rows, n, rows, n)
+    return
+  end
+  k:open("if (%s == 0 && %s >= %s)", at[last], n, e)
+  k:line("if (%s > %s / %s) %s = %s / %s;", rows, n, e, rows, n, e)
+  k:line("%s = %s;", n, e)
+  k:close " else {"
+  k.depth = k.depth + 1
+  k:line("%s = 1;", rows)
+  k:line("if (%s > %s - %s) %s = %s - %s;", n, e, at[last], n, e, at[last])
+  k:close()
+end
+
+-- Moves position and coordinates behind the run.
+local function pass_over(k, options, extents, at, w)
+  local last = #extents
+  if last == 1 or not options.rows then
+    k:line("%s += %s;", w.pos, w.n)
+    if last > 1 then advance(k, extents, at, w.n) end
+    return
+  end
+  k:line("%s += %s * %s;", w.pos, w.aligned and k:dim(extents[last]) or w.n, w.rows)
+  if not w.aligned then
+    k:line("%s += %s;", at[last], w.n)
+    k:open("if (%s >= %s)", at[last], k:dim(extents[last]))
+    k:line("%s = 0;", at[last])
+  end
+  advance(k, { unpack(extents, 1, last - 1) }, at, w.rows)
+  if not w.aligned then k:close() end
 end
 
 -- Runs the walk's body at the present position, `n` elements of which were declared.
@@ -88,18 +136,11 @@ end
 
 -- More than one run: coordinates at[axis] follow the position.
 local function visit_all(k, options, extents, lists, w, stop)
-  local last, pos, n = #extents, w.pos, w.n
-  local at = last == 1 and { pos } or M.unravel(k, extents, pos)
-  k:open("while (%s < %s)", pos, stop)
-  k:line("long %s = %s - %s;", n, stop, pos)
-  if last > 1 then
-    local e = k:dim(extents[last])
-    k:line("if (%s > %s - %s) %s = %s - %s;", n, e, at[last], n, e, at[last])
-  end
-  if options.piece then k:line("if (%s > %dL) %s = %dL;", n, options.piece, n, options.piece) end
+  local at = #extents == 1 and { w.pos } or M.unravel(k, extents, w.pos)
+  k:open("while (%s < %s)", w.pos, stop)
+  measure(k, options, extents, at, w, stop)
   visit(k, options, lists, at, w)
-  k:line("%s += %s;", pos, n)
-  if last > 1 then advance(k, extents, at, n) end
+  pass_over(k, options, extents, at, w)
   k:close()
 end
 
@@ -108,7 +149,11 @@ function M.walk(k, options)
   for i, operand in ipairs(options.operands) do given[i] = operand.strides end
   local extents, lists = M.collapse(D, options.extents, given)
   local w = { n = k:name("n"), pos = k:name("pos") }
-  local whole = D:value(extents[1])
+  local whole, row = D:value(extents[1]), D:value(extents[#extents])
+  if options.rows and #extents > 1 then
+    w.rows, w.extent = k:name("rows"), row
+    w.aligned = options.unit and row and options.unit % row == 0
+  end
   k:open("if (%s > 0)", options.n)
   k:line("long %s = %s;", w.pos, options.start)
   if #extents == 1 and (not options.piece or whole and whole <= options.piece) then

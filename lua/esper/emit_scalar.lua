@@ -47,42 +47,4 @@ function M.copy(k, x, y, n)
   k:close()
 end
 
--- Threefry-2x32-20 of counter (index low, index high), as src/base/random.h; u[i], and v[i] when v
--- is given, are the top 24 bits of its words as numbers in [0, 1): exact in float.
-local ROTATION = { 13, 15, 26, 6, 17, 29, 16, 24 }
-
-local function threefry(ctype)
-  local text = { ([[
-static void es_this(const unsigned *key, long index, long step, long n, %s *u, %s *v)
-{
-  unsigned k0 = key[0], k1 = key[1], k2 = 0x1BD11BDAU ^ k0 ^ k1;
-  for (long i = 0; i < n; i++, index += step) {
-    unsigned x0 = (unsigned)index + k0, x1 = (unsigned)((unsigned long)index >> 32) + k1;
-]]):format(ctype, ctype) }
-  for round = 0, 19 do
-    local by = ROTATION[round % 8 + 1]
-    text[#text + 1] = ("    x0 += x1; x1 = (x1 << %d | x1 >> %d) ^ x0;\n"):format(by, 32 - by)
-    if round % 4 == 3 then
-      local injection = (round + 1) / 4
-      text[#text + 1] = ("    x0 += k%d; x1 += k%d + %dU;\n"):format(injection % 3, (injection + 1) % 3, injection)
-    end
-  end
-  text[#text + 1] = ([[
-    u[i] = (%s)(int)(x0 >> 8) * (%s)5.9604644775390625e-08;
-    if (v) v[i] = (%s)(int)(x1 >> 8) * (%s)5.9604644775390625e-08;
-  }
-}
-]]):format(ctype, ctype, ctype, ctype)
-  return table.concat(text)
-end
-
---- The uniform numbers of random node `id` for one run; run.pos, run.pos_step: linear index and its
--- step.
-function M.uniform(k, id, run, u, v)
-  local ctype = k:ctype(k.graph:dtype(id))
-  local fn = k.unit:helper(threefry(ctype))
-  k:line("%s(%s, %s, %s, %s, %s, %s);", fn, k:key(k.graph:attr(id, "stream")), run.pos, run.pos_step, run.n, u,
-    v or "0")
-end
-
 return M

@@ -1,23 +1,22 @@
---- Stages of a chain as code: the vector block of a run of float nodes, with its operands; the
--- loops of the others. Used by emit_chain.lua, which plans the stages, and by emit_fold.lua, which
--- has loops of its own around them.
---
--- An operand is { ptr = C expression, step = dim, dtype = }: an address and its stride along the
--- run, in elements. A step of 0 is read once, 1 loaded whole, any other gathered by a byte stride
--- that is passed along.
+--- The nodes of a chain as code: one vector block over a run and its rows, or, for what no block does, a plain C loop.
+-- Used by emit_chain.lua, which plans chains, by emit_fold.lua and the recipe norm, whose passes are not plain walks.
 
-local scalar = require "esper.emit_scalar"
+local amount = require "esper.emit_amount"
+local hoist = require "esper.emit_hoist"
 local nodes = require "esper.vecmath_nodes"
+local random = require "esper.vecrandom"
+local scalar = require "esper.emit_scalar"
+local sweep = require "esper.emit_sweep"
 
 local M = {}
 
--- ---- reading operands inside a block ----
+-- ---- operands ----
 
 --- Words of a call for operands { ptr=, step=dim, dtype= }: addresses, and byte strides where
 -- neither 0 nor 1.
 function M.words(k, operands, words)
   for _, operand in ipairs(operands) do
-    words[#words + 1] = operand.ptr -- nil: only the step is wanted
+    words[#words + 1] = operand.ptr
     local step = k.dims:value(operand.step)
     if step ~= 0 and step ~= 1 then
       words[#words + 1] = ("%s * %dL"):format(k:dim(operand.step), k:bytes(operand.dtype))
@@ -31,11 +30,8 @@ end
 function M.bind(k, b, operands, first)
   local bound = {}
   for i, operand in ipairs(operands) do
-    local step, ptr = k.dims:value(operand.step), nil
-    if operand.ptr then
-      ptr = b:arg(first)
-      first = first + 1
-    end
+    local step, ptr = k.dims:value(operand.step), b:arg(first)
+    first = first + 1
     bound[i] = { ptr = ptr, fixed = step == 0, advance = ptr }
     if step ~= 0 and step ~= 1 then
       bound[i].step = b:arg(first)
@@ -46,12 +42,11 @@ function M.bind(k, b, operands, first)
   return bound, first
 end
 
---- Loads one bound operand at `ptr` (its own address unless given).
-function M.load(b, operand, mask, ptr)
-  ptr = ptr or operand.ptr
-  if operand.fixed then return b:bcast(ptr) end
-  if operand.step then return b:loads(ptr, operand.step, 0, mask) end
-  return b:load(ptr, 0, mask)
+--- Loads one bound operand at its address.
+function M.load(b, operand, mask)
+  if operand.fixed then return b:bcast(operand.ptr) end
+  if operand.step then return b:loads(operand.ptr, operand.step, 0, mask) end
+  return b:load(operand.ptr, 0, mask)
 end
 
 --- Stores to one bound operand; one that does not move holds a single element.
@@ -60,8 +55,10 @@ function M.store(b, operand, value, mask)
   return b:store(operand.ptr, value, 0, mask)
 end
 
---- Computes the nodes of a vector stage; fetch(input) gives the register of an input that is not a
--- node of the stage. Returns { [id] = register }.
+-- ---- values ----
+
+--- Computes nodes of a plan; fetch(input) gives the register of an input that is not among them: { source = i }, or
+-- { random = id, part = 1 | 2 } for a uniform number. Returns { [id] = register }.
 function M.compute(plan, b, stage, fetch)
   local k, value = plan.k, {}
   for _, id in ipairs(stage.nodes) do
@@ -74,126 +71,141 @@ function M.compute(plan, b, stage, fetch)
     if custom then
       value[id] = custom.compute and custom.compute(b, unpack(regs)) or regs[1]
     else
-      if plan.random[id] then
-        for part = 1, nodes.random[k.graph:op(id)] do regs[#regs + 1] = fetch { random = id, part = part } end
-      end
+      for part = 1, plan.random[id] or 0 do regs[#regs + 1] = fetch { random = id, part = part } end
       value[id] = nodes.node(b, k.graph, id, regs)
     end
   end
   return value
 end
 
--- ---- running a chain over one run ----
-
-local function input_key(arg)
-  if arg.source then return "s" .. arg.source end
-  return arg.node and "n" .. arg.node or "r" .. arg.random .. ":" .. arg.part
-end
-
--- What the nodes of a stage read from memory, each once, in order; and its number by input_key.
-local function memory_inputs(plan, stage)
-  local list, seen = {}, {}
-  local function need(arg)
-    local key = input_key(arg)
-    if not seen[key] then
-      seen[key] = #list + 1
-      list[#list + 1] = arg
+--- The random numbers of a plan in the block of sweep s: fn(arg, v) for M.compute's fetch, inside pass p, whose operand
+-- `index` is the linear index in the output. Made outside all loops.
+function M.draws(plan, s, index)
+  local keys, next_made = {}, {}
+  for _, id in ipairs(plan.nodes) do
+    if plan.random[id] then
+      local stream = plan.k:key(plan.k.graph:attr(id, "stream"))
+      keys[id] = random.key(s.b, function(i) return s:g((random.words[i + 1]:gsub("%%s", stream))) end)
     end
   end
-  for _, id in ipairs(stage.nodes) do
-    for _, arg in ipairs(plan.inputs[id]) do
-      if arg.source or arg.node and plan.stage_of[arg.node] ~= stage then need(arg) end
+  return function(arg, v)
+    local id = arg.random
+    if not v[id] then
+      v[id], next_made[id] = next_made[id], nil
+      if not v[id] then -- and for the vector that follows, where there is one
+        local at = v.get(index)
+        v[id], next_made[id] = unpack(random.uniform(s.b, keys[id], { at, v.more and s.b:g_addk(at, s.b.lanes) or nil }))
+      end
     end
-    if plan.random[id] then
-      for part = 1, nodes.random[plan.k.graph:op(id)] do
-        need { random = id, part = part }
+    return v[id][arg.part]
+  end
+end
+
+-- ---- running a chain over one run ----
+
+--- Source or store `w` of a walk (ptr, step, row) as an operand of a pass over { rows, columns } or { columns }.
+function M.operand(k, s, w, dtype)
+  local bytes = k:bytes(dtype)
+  local column = amount.of(k, w.step, bytes)
+  local strides = { column }
+  if w.rows then strides = { amount.of(k, w.row, bytes), column } end
+  local operand = { strides = strides, bytes = bytes, whole = dtype == "i32" and s.b.type == "f32" }
+  if column == 0 and (not w.rows or strides[1] == 0) and not w.written then
+    operand.once = sweep.one(s.b, s:word(w.ptr), operand.whole)
+    return operand
+  end
+  operand.at, operand.written = s:pointer(w.ptr), w.written
+  return operand
+end
+
+-- The linear index as an operand: its "address" counts elements, its values are scalars.
+local function index_operand(s, w)
+  local strides = w.rows and { amount.of(s.k, w.row), 1 } or { 1 }
+  local operand = { at = s:pointer(w.ptr), strides = strides, bytes = 1 }
+  function operand.load(_, ahead) return s.b:g_addk(operand.at, ahead * s.b.lanes) end
+  return operand
+end
+
+local function with_rows(run, w, written)
+  return { ptr = w.ptr, step = w.step, row = w.row, rows = run.rows, written = written }
+end
+
+-- More vectors at once where an element costs little beside the loop around it.
+local function unroll(plan)
+  if next(plan.random) then return 2 end
+  local cost = 0
+  for _, id in ipairs(plan.nodes) do cost = cost + nodes.cost(plan.k.graph:op(id)) end
+  return cost <= 6 and 4 or cost <= 12 and 2 or 1
+end
+
+-- Is there work in the loop over columns that reads only what stays the same in it?
+local function worth_hoisting(plan, operands)
+  for _, id in ipairs(plan.nodes) do
+    if not plan.custom[id] and nodes.cost(plan.k.graph:op(id)) >= 4 then
+      for _, arg in ipairs(plan.inputs[id]) do
+        local strides = arg.source and operands[arg.source].strides
+        if strides and strides[#strides] == 0 then return true end
       end
     end
   end
-  return list, seen
 end
 
--- Where `arg` lies during this run: { ptr=, step=, dtype= }.
-local function located(plan, run, arg)
-  if arg.source then
-    local source = run[arg.source]
-    return { ptr = source.ptr, step = source.step, dtype = plan.sources[arg.source].dtype }
-  end
-  return plan.place[arg.node or arg.random .. ":" .. arg.part]
-end
-
--- Nodes of the stage whose value goes to memory.
-local function kept(plan, stage)
-  local list = {}
-  for _, id in ipairs(stage.nodes) do
-    if plan.place[id] then list[#list + 1] = id end
-  end
-  return list
-end
-
-local function run_vector(plan, stage, run)
-  local k = plan.k
-  local inputs, seen = memory_inputs(plan, stage)
-  local outputs, operands = kept(plan, stage), {}
-  for i, arg in ipairs(inputs) do operands[i] = located(plan, run, arg) end
-  local targets = {}
-  for i, id in ipairs(outputs) do targets[i] = plan.place[id] end
-  local words = M.words(k, targets, M.words(k, operands, { run.n }))
-  k:call(k:block(function(b)
-    local bound, first = M.bind(k, b, operands, 1)
-    local out, advance, hoisted = M.bind(k, b, targets, first), {}, {}
-    for i, operand in ipairs(bound) do
-      if operand.fixed then hoisted[i] = b:bcast(operand.ptr) else advance[#advance + 1] = operand.advance end
+local function run_vector(plan, run, stores, multiple)
+  local k, s = plan.k, nil
+  local stage = plan.stages[1]
+  local block = k:block(function(b)
+    s = sweep.new(k, b)
+    local operands = {}
+    for i, source in ipairs(plan.sources) do operands[i] = M.operand(k, s, with_rows(run, run[i]), source.dtype) end
+    local first = #operands
+    for i, id in ipairs(stores) do
+      operands[first + i] = M.operand(k, s, with_rows(run, run[first + i], true), k.graph:dtype(id))
     end
-    for i in ipairs(out) do advance[#advance + 1] = out[i].advance end
-    b:each(b:arg(0), advance, function(mask)
-      local loaded = {}
-      local value = M.compute(plan, b, stage, function(arg)
-        local i = seen[input_key(arg)]
-        loaded[i] = hoisted[i] or loaded[i] or M.load(b, bound[i], mask)
-        return loaded[i]
+    local draw
+    if next(plan.random) then
+      operands[#operands + 1] = index_operand(s, with_rows(run, run[#operands + 1]))
+      draw = M.draws(plan, s, #operands)
+    end
+    local columns = run.aligned and run.extent or run.n
+    local pass = { extents = run.rows and { run.rows, columns } or { columns }, operands = operands, unroll = unroll(plan),
+                   multiple = multiple }
+    local h
+    if worth_hoisting(plan, operands) then
+      function pass.before(get)
+        h = hoist.new(b)
+        M.compute(plan, h.before, stage, function(arg) return arg.source and get(arg.source) or hoist.changing end)
+      end
+    end
+    function pass.body(v)
+      local value = M.compute(plan, h and h:inside() or b, stage, function(arg)
+        return arg.source and v.get(arg.source) or draw(arg, v)
       end)
-      for i, id in ipairs(outputs) do M.store(b, out[i], value[id], mask) end
-    end)
-  end, stage.dtype), words)
+      for i, id in ipairs(stores) do v.put(first + i, value[id]) end
+    end
+    s:pass(pass)()
+  end, stage.dtype)
+  k:call(block, s.words)
 end
 
--- Casts and copies: whatever else reaches here has types that nothing computes.
-local function run_scalar(plan, stage, run)
-  local k, id = plan.k, stage.nodes[1]
+-- Casts and copies of types that no vector holds.
+local function run_scalar(plan, run, stores)
+  local k, id = plan.k, plan.stages[1].nodes[1]
   local op, arg = k.graph:op(id), plan.inputs[id][1]
   if not plan.custom[id] and not nodes.copies[op] then
     error(("no kernel for op %s on %s: cast its inputs to f32 or f64 first"):format(op, k.graph:dtype(id)), 0)
   end
-  scalar.copy(k, arg.const and arg or located(plan, run, arg), plan.place[id], run.n)
+  local from = arg
+  if arg.source then from = { ptr = run[arg.source].ptr, step = run[arg.source].step, dtype = plan.sources[arg.source].dtype } end
+  local to = run[#plan.sources + 1]
+  assert(#stores == 1 and stores[1] == id)
+  scalar.copy(k, from, { ptr = to.ptr, step = to.step, dtype = k.graph:dtype(id) }, run.n)
 end
 
-local function run_random(plan, stage, run)
-  local id = stage.nodes[1]
-  local u, v = plan.place[id .. ":1"], plan.place[id .. ":2"]
-  scalar.uniform(plan.k, id, run, u.ptr, v and v.ptr)
-end
-
-local RUN = { vector = run_vector, scalar = run_scalar, random = run_random }
-
-local function buffer(plan, id)
-  local k = plan.k
-  local dtype = k.graph:dtype(id)
-  return { ptr = k:buffer(dtype, plan.piece), step = k.dims:const(1), dtype = dtype }
-end
-
---- Emits the chain for one run: run.n elements; run[i] = { ptr=, step= } of source i; run.pos,
--- run.pos_step = linear index in the output of the first element and its step (C expressions), for
--- random nodes; stores[id] = { ptr=, step=, dtype= }.
-function M.run(plan, run, stores)
-  plan.place = {}
-  for _, id in ipairs(plan.nodes) do
-    plan.place[id] = stores[id] or plan.crosses[id] and buffer(plan, id) or nil
-    for part = 1, plan.random[id] and nodes.random[plan.k.graph:op(id)] or 0 do
-      plan.place[id .. ":" .. part] = buffer(plan, id)
-    end
-  end
-  for _, stage in ipairs(plan.stages) do RUN[stage.kind](plan, stage, run) end
+--- Emits the chain for one run of a walk: run.n elements (run.rows times, with run.aligned run.extent of them); run[i] = {
+-- ptr=, step=, row= } of source i, then of the stores, then of the linear index. `multiple`: n is a multiple of the lanes.
+function M.run(plan, run, stores, multiple)
+  if plan.stages[1].kind == "scalar" then return run_scalar(plan, run, stores) end
+  run_vector(plan, run, stores, multiple)
 end
 
 return M

@@ -76,9 +76,14 @@ Writer.__index = Writer
 
 -- ---- text of the current function ----
 
+local INDENT = setmetatable({}, { __index = function(known, depth)
+  known[depth] = ("  "):rep(depth)
+  return known[depth]
+end })
+
 function Writer:line(fmt, ...)
   local text = select("#", ...) > 0 and fmt:format(...) or fmt
-  self.body[#self.body + 1] = ("  "):rep(self.depth) .. text
+  self.body[#self.body + 1] = INDENT[self.depth] .. text
 end
 
 function Writer:open(fmt, ...)

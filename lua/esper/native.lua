@@ -79,9 +79,15 @@ end
 
 -- ---- enums: C names are read back from the declarations C was compiled with ----
 
+-- The text from the first name with that prefix to the end of its declaration; a pattern over all the text takes 0.5 ms.
+local function declared(prefix)
+  local from = string.find(host.cdef, prefix, 1, true)
+  return string.sub(host.cdef, from, (string.find(host.cdef, "}", from, true)))
+end
+
 local function enum(prefix)
   local byname, byvalue = {}, {}
-  for name in string.gmatch(host.cdef, "%f[%w_]" .. prefix .. "([%w_]+)") do
+  for name in string.gmatch(declared(prefix), "%f[%w_]" .. prefix .. "([%w_]+)") do
     local known, value = pcall(function() return ffi.C[prefix .. name] end)
     if known and name ~= "COUNT" then byname[name], byvalue[tonumber(value)] = tonumber(value), name end
   end
@@ -104,7 +110,7 @@ for i = 0, ffi.C.ES_INIT_COUNT - 1 do
   M.init[name], M.initname[i] = i, name
 end
 M.status, M.statusname = {}, {}
-for name, value in string.gmatch(host.cdef, "%f[%w_]ESPER_(%u+)%s*=%s*(%d+)") do
+for name, value in string.gmatch(declared "ESPER_OK", "%f[%w_]ESPER_(%u+)%s*=%s*(%d+)") do
   M.status[name], M.statusname[tonumber(value)] = tonumber(value), name
 end
 

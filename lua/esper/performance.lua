@@ -7,8 +7,8 @@
 --     within them, esper_us =, esper_low_us =, esper_high_us =, torch_us =, ..., torch = version, threads =, rounds =,
 --     share = of the measured best, bound = "fma" or a level of memory, gflops =, gbs =, peak_fma =, peak_memory =,
 --     size = { [symbol] = value } }
--- Noise speaks for the kernel: it fails when even the fastest tenth of its rounds is over the gate. Without libtorch the
--- share alone is kept and nothing is judged.
+-- With one thread processor time is clocked, so that a busy machine does not count. Noise speaks for the kernel: it fails
+-- when even the fastest tenth of its rounds is over the gate. Without libtorch the share alone is kept and nothing judged.
 
 local bench = require "esper.bench"
 local duel = require "esper.bench.duel"
@@ -40,11 +40,11 @@ function M.measure(kernel, options)
   if not pool then return nil, why end
   local case = suite.case(kernel.name, { mode = kernel.mode })
   local esper, torch, problem, stats
-  esper, problem = sides.esper(case, { pool = pool, kernel = kernel })
+  esper, problem = sides.esper(case, { pool = pool, kernel = kernel, cpu = threads == 1 })
   if not esper then return nil, problem end
   local list = { esper }
   if C.es_torch_load(fresh()) ~= nil then
-    torch, problem = sides.torch(esper, threads)
+    torch, problem = sides.torch(esper, threads, threads == 1)
     if not torch then return nil, "libtorch: " .. problem end
     list[2] = torch
   end

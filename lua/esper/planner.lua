@@ -50,20 +50,14 @@ end
 
 -- The leaves of the graph before the passes are the signature, in its order, whether or not a pass left them a reader.
 function Planner:signature(source)
-  local f, of, label = self.f, ints(source:count() + 1), {}
-  if C.es_plan_leaves(self.plan, source.ptr, of, native.fresh()) ~= 0 then
+  local f = self.f
+  local of = ints(f.n + 1)
+  if C.es_plan_leaves(self.plan, source.ptr, f.graph.ptr, of, native.fresh()) ~= 0 then
     local _, message, status = native.failure()
     fail(message, status)
   end
   for id = 0, f.n - 1 do
-    if given[f.op[id]] then label[f.graph:label(id)] = id end
-  end
-  for id = 0, source:count() - 1 do
-    if of[id] >= 0 then
-      local name = source:label(id)
-      self.named[name] = of[id]
-      if label[name] then self.index[label[name]] = of[id] end
-    end
+    if given[f.op[id]] and of[id] >= 0 then self.index[id] = of[id] end
   end
 end
 
@@ -142,6 +136,9 @@ function Planner:share(list)
   return #slots
 end
 
+-- The value of the buffer an update is for: es_graph_root saw to it that the graph has one.
+function Planner:buffer_of(name) return self.index[C.es_graph_find(self.f.graph.ptr, name)] or -1 end
+
 function Planner:place(list)
   local f = self.f
   for _, life in ipairs(list) do
@@ -151,7 +148,7 @@ function Planner:place(list)
     elseif self.update[life.node] then
       local root = self.update[life.node]
       self.index[life.node] = self:value { role = "update", name = root.name, dtype = f.dtype[root.node],
-        shape = f.shape[root.node], slot = life.slot, buffer = self.named[root.name] or -1 }
+        shape = f.shape[root.node], slot = life.slot, buffer = self:buffer_of(root.name) }
     else
       self.index[life.node] = self:value { role = "temp", dtype = f.dtype[life.node], shape = f.shape[life.node],
         slot = life.slot }
@@ -236,7 +233,7 @@ function M.build(options)
   local plan = C.es_plan_new(groups.facts.D.ptr)
   if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
-    index = {}, named = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
+    index = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
   local ok, result = pcall(build, p, options)
   if ok then return result end
   if type(result) == "table" then return nil, result.message, result.status end

@@ -18,6 +18,7 @@ local C, fresh, failure = native.C, native.fresh, native.failure
 local M = {}
 
 local UNIT = 2 ^ -53 -- every node is judged in its own dtype, none coarser
+local KEPT_FROM = 4096 -- elements
 local SECONDS = 60 -- of one guarded run; a kernel that hangs is killed then
 local leaf = { input = true, param = true, buffer = true }
 
@@ -26,6 +27,12 @@ local function extents(shape, value)
   local out = {}
   for i, d in ipairs(shape) do out[i] = value(d) end
   return out
+end
+
+local function count(shape)
+  local n = 1
+  for _, e in ipairs(shape) do n = n * e end
+  return n
 end
 
 -- Data of one leaf for a draw; seed decides the numbers.
@@ -41,14 +48,15 @@ local function leaf_data(graph, id, kind, value, seed)
   return tensor.sample(dtype == "bool" and "coin" or "index", dtype, shape, seed, id, 0, bound)
 end
 
--- Data for every leaf, by name. kept: a table in which the parameters of each kind stay from draw to draw.
+-- Data for every leaf, by name. kept: a table in which large parameters of each kind stay from draw to draw; few numbers are
+-- drawn anew, since one of them may decide which way a kernel goes.
 local function leaves(graph, value, index, seed, kept)
   local data = {}
   for id = 0, graph:count() - 1 do
     local op = graph:op(id)
     if leaf[op] then
       local kind = draw.kind(graph, id, index)
-      local key = op == "param" and kept and id .. kind
+      local key = op == "param" and kept and count(extents(graph:shape(id), value)) > KEPT_FROM and id .. kind
       local t, why = key and kept[key], nil
       if not t then t, why = leaf_data(graph, id, kind, value, key and seed or seed + index) end
       if not t then error(why, 0) end

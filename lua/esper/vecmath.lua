@@ -26,11 +26,12 @@ local K = {
     ln2 = { 0x1.62e4p-1, 1.4286068203094173e-06 },   -- high part: 15 bits
     exp_low = -122, exp_high = 100,                  -- beyond these exp is 0 and inf
     exp = { 0.49999994, 0.166665211, 0.041668389, 0.00836874545, 0.00138145417 },                  -- 2^-28
+    weight = { 1, 1, 0.499992311, 0.166671157, 0.0418903306, 0.0083125013 },                       -- 2^-23.1
     shift = 0x1.8p23, shift_bits = 0x4b400000,       -- adding it rounds to a whole number, in the low bits
     one_from = 30,                                   -- sigmoid, and tanh of half of it, round to 1 from here on
     tanh_small = 0.65,
     tanh = { -0.333332598, 0.133308306, -0.0536880232, 0.0204694252, -0.00551516842 },             -- 2^-27
-    sqrt_half = 0x3f3504f3, one = 0x3f800000, normal = 0x1p-126, lift = 25,
+    sqrt_half = 0x3f3504f3, one = 0x3f800000, normal = 0x1p-126, lift = 25, raise = 64,
     log = { 0.666666627, 0.400003344, 0.285373271, 0.235818297 },                                  -- 2^-36
     erf = { 0.12837911, -0.37612626, 0.112835854, -0.026853811, 0.00518832728, -0.000801018905,
             7.853844e-05 },                                                                        -- 2^-29
@@ -56,7 +57,7 @@ local K = {
     tanh = { -0.33333333333333331, 0.13333333333332914, -0.053968253967979149, 0.021869488527035668, -0.0088632353509911933,
              0.0035921257745585495, -0.0014558149933925557, 0.00058991128774142773, -0.0002386359908752333,
              9.5428605435165633e-05, -3.6129305319345536e-05, 1.1350879276874389e-05, -2.0965720907379518e-06 }, -- 2^-64
-    sqrt_half = 0x3fe6a09e * 2 ^ 32, one = 0x3ff00000 * 2 ^ 32, normal = 0x1p-1022, lift = 54,
+    sqrt_half = 0x3fe6a09e * 2 ^ 32, one = 0x3ff00000 * 2 ^ 32, normal = 0x1p-1022, lift = 54, raise = 512,
     log = { 0.66666666666666663, 0.40000000000006208, 0.28571428569095136, 0.22222222645611658, 0.18181775748886747,
             0.15387087476382874, 0.1325018587702089, 0.13250757596250845 },                        -- 2^-65
     erf = { 0.12837916709551256, -0.37612638903183754, 0.11283791670955119, -0.026866170645129733, 0.005223977625422086,
@@ -137,31 +138,51 @@ local function scaled(b, v, n, t)
   return b:mul(b:mul(v, first), second)
 end
 
--- top / (1 + e^-u); u not below exp_low; top / 1 above one_from is not asked for. e^-u = m / p, p a power of two and m =
--- 1 + r q, so the quotient is top p / (p + m); the smaller of 1 and p joins r q first. p is lifted out of the denormals.
+-- The same for n <= 60: 2^n lifted to a normal number is one power.
+local function scaled_down(b, v, n, t)
+  local k = K[b.ftype]
+  if b.isa == "avx512" then return b:scalef(v, n) end
+  local lifted = b:bits(b:iadd(b:shl(b:bits(t), k.mantissa), b:isplat(k.one + k.raise * 2 ^ k.mantissa)))
+  return b:mul(b:mul(v, lifted), b:splat(2 ^ -k.raise))
+end
+
+-- top / (1 + e^-u), top nil: 1; u not below exp_low. e^-u = m / p, p a power of two and m = 1 + r q, so this is top p / (p +
+-- m); the smaller of 1 and p joins r q first. With top, p is lifted out of the denormals.
 local function gated(b, top, u)
   local k, one = K[b.ftype], b:splat(1)
   local n, t, r = reduce(b, u, 1)
-  local lifted
-  if b.isa == "avx512" then
-    lifted = b:scalef(b:splat(2 ^ k.lift), n)
-  else
-    lifted = b:mul(two_powers(b, t, k.lift))
-  end
-  local p, lower = b:mul(lifted, b:splat(2 ^ -k.lift)), slope(b, r, -1)
+  local lift = top and k.lift or 0
+  local lifted = b.isa == "avx512" and b:scalef(b:splat(2 ^ lift), n) or b:mul(two_powers(b, t, lift))
+  local p, lower = top and b:mul(lifted, b:splat(2 ^ -lift)) or lifted, slope(b, r, -1)
   local whole = b:add(b:fma(lower, r, b:min(p, one)), b:max(p, one))
-  return b:mul(b:div(top and b:mul(top, lifted) or lifted, whole), b:splat(2 ^ -k.lift))
+  if not top then return b:div(p, whole) end
+  return b:mul(b:div(b:mul(top, lifted), whole), b:splat(2 ^ -lift))
 end
 
 -- ---- functions ----
 
---- e^x for x up to exp_high, or NaN.
-function M.exp_below(b, x)
+local function exp_by(scale, b, x)
   local n, t, r = reduce(b, at_least(b, K[b.ftype].exp_low, x), 1)
-  return scaled(b, b:fma(slope(b, r, 1), r, b:splat(1)), n, t)
+  return scale(b, b:fma(slope(b, r, 1), r, b:splat(1)), n, t)
 end
 
-function M.exp(b, x) return M.exp_below(b, at_most(b, K[b.ftype].exp_high, x)) end
+function M.exp(b, x) return exp_by(scaled, b, at_most(b, K[b.ftype].exp_high, x)) end
+
+--- e^x for x <= 40, or NaN: cheaper.
+function M.exp_below(b, x) return exp_by(scaled_down, b, x) end
+
+--- e^x for x <= 0, or NaN, as weights of a softmax want it: within 3 ulp and 0.05 |x| ulp, which the rounding of x = a - max (half
+-- an ulp of x, 0.5 |x| ulp of the result) hides. f32 with fused products: ln 2 in one constant, a polynomial of
+-- relative error 2^-23.1.
+function M.weight(b, x)
+  local k = K[b.ftype]
+  if b.ftype ~= "f32" or b.lanes == 1 then return M.exp_below(b, x) end
+  local v = at_least(b, k.exp_low, x)
+  local t = b:fma(v, b:splat(1.4426950408889634), b:splat(k.shift))
+  local n = b:sub(t, b:splat(k.shift))
+  local r = b:fma(n, b:splat(-0.69314718055994531), v)
+  return scaled(b, polynomial(b, r, k.weight), n, t)
+end
 
 -- x = 2^e m, sqrt(1/2) <= m < sqrt 2, f = m - 1, s = f / (2 + f): log m = 2 atanh s = f - (f^2/2 -
 -- s (f^2/2 + R(s^2))).
@@ -233,7 +254,7 @@ function M.gelu(b, x)
   r = b:fma(b:sub(a, high), b:add(a, high), r)
   local top, under = mills(b, a)
   top = b:fma(b:mul(top, r), slope(b, r, -0.5), top)
-  local y = b:sub(b:max(b:splat(0), x), scaled(b, b:div(top, under), n, t))
+  local y = b:sub(b:max(b:splat(0), x), scaled_down(b, b:div(top, under), n, t))
   return b:select(b:eq(x, b:splat(-INF)), b:splat(NAN), y)
 end
 

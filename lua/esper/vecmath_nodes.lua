@@ -2,7 +2,7 @@
 -- Used by emit_chain.lua.
 --
 --   node(b, graph, id, v) -> register   v = registers of the node's inputs, and of a random op's uniform numbers
---   random[op] = how many uniform numbers the op draws
+--   random[op] = how many uniform numbers the op draws     cost(op) = about how many instructions it is
 
 local vm = require "esper.vecmath"
 
@@ -68,9 +68,9 @@ function ATTR.lerp(b, _, x, y, w)
 end
 
 function ATTR.batch_norm(b, attr, x, mean, var, weight, bias)
-  local y = b:div(b:sub(x, mean), b:sqrt(b:add(var, b:splat(attr "eps"))))
-  if weight then y = b:mul(y, weight) end
-  return bias and b:add(y, bias) or y
+  local y = b:mul(b:sub(x, mean), vm.rsqrt(b, b:add(var, b:splat(attr "eps"))))
+  if weight and bias then return b:fma(y, weight, bias) end
+  return weight and b:mul(y, weight) or y
 end
 
 function ATTR.dropout(b, attr, x, uniform)
@@ -85,9 +85,31 @@ function ATTR.noise(b, attr, x, u, v)
   return b:fma(b:splat(attr "std"), b:mul(radius, vm.cos_turns(b, v)), x)
 end
 
+local COST = { exp = 15, log = 30, silu = 25, tanh = 30, sigmoid = 20, gelu = 40, noise = 99, dropout = 99, div = 4, sqrt = 4, rsqrt = 8,
+  lerp = 6, batch_norm = 12 }
+
+-- i32 -> f32 rounds once. f32 -> i32 truncates, saturates and makes NaN 0.
+local CAST = {
+  ["i32 f32"] = function(b, x) return b:cvt_f(x) end,
+  ["f32 i32"] = function(b, x)
+    local low, high = b:splat(-2 ^ 31), b:splat(2 ^ 31)
+    local whole = b:cvtt_i(b:select(b:lt(x, high), b:max(low, x), b:splat(0)))
+    return b:iselect(b:le(high, x), b:isplat(2 ^ 31 - 1), whole)
+  end,
+}
+
+--- How node `id` casts between types of one width in a block of f32; nil when it does no such thing.
+function M.casts(graph, id)
+  if graph:op(id) ~= "cast" then return nil end
+  return CAST[graph:dtype(graph:inputs(id)[1]) .. " " .. graph:dtype(id)]
+end
+
+--- Instructions of an op, about.
+function M.cost(op) return COST[op] or M.copies[op] and 0 or 1 end
+
 function M.node(b, graph, id, v)
   local op = graph:op(id)
-  local plain = OP[op] or M.copies[op] -- a cast that comes here keeps the dtype
+  local plain = OP[op] or op == "cast" and M.casts(graph, id) or M.copies[op] -- another cast that comes here keeps the dtype
   if plain then return plain(b, unpack(v, 1, 5)) end
   local with = ATTR[op] or error("no vector lowering for op " .. op)
   return with(b, function(name) return graph:attr(id, name) end, unpack(v, 1, 5))

@@ -1,7 +1,8 @@
 -- One graph given as text, compiled, with leaves of our choosing: what ops_spec.lua and limits_spec.lua run.
---   local t = assert(one.compile(text, { n = 5 }))     text without its first line; values of the symbols
+--   local t = assert(one.compile(text, { n = 5 }))     text without its first line; values of the symbols; a third argument
+--                                                      { mode = "train" unless given, isa = }
 --   t:give(function(name, i) ... end)                  element i (from 0) of leaf `name`
---   t:guarded(at_end)   t:run(pool, seed, step)        results by "output y" | nil, message, status
+--   t:guarded(at_end, frozen)   t:run(pool, seed, step)        results by "output y" | nil, message, status
 --   t:oracle(seed, step)   t:judge(oracle, results)    nil, or what disagrees
 local compile = require "esper.compile"
 local graph_module = require "esper.graph"
@@ -17,17 +18,18 @@ One.__index = One
 local leaf = { input = true, param = true, buffer = true }
 
 --- The object | nil, message, status.
-function M.of(graph, values)
-  local function build() return graph, { name = "spec/one", mode = "train", dtype = "f32", hyper = {} } end
-  local made, why, status = compile.compile("spec/one", { build = build, mode = "train" })
+function M.of(graph, values, options)
+  local mode = options and options.mode or "train"
+  local function build() return graph, { name = "spec/one", mode = mode, dtype = "f32", hyper = {} } end
+  local made, why, status = compile.compile("spec/one", { build = build, mode = mode, isa = options and options.isa })
   if not made then return nil, type(why) == "table" and table.concat(why, "; ") or why, status end
   return setmetatable({ graph = graph, kernel = kernel.wrap(made), values = values or {} }, One)
 end
 
-function M.compile(text, values)
+function M.compile(text, values, options)
   local graph, message, status = graph_module.parse('graph "spec/one"\n' .. text)
   if not graph then return nil, message, status end
-  return M.of(graph, values)
+  return M.of(graph, values, options)
 end
 
 function One:give(element)
@@ -46,22 +48,22 @@ function One:give(element)
 end
 
 -- Each run gets copies of the leaves; a new value of a buffer arrives in the buffer's copy.
-local function execution(self, seed, step)
+local function execution(self, seed, step, frozen)
   local own = {}
   for name, l in pairs(self.data) do
     local t = tensor.new(l.tensor.dtype, l.tensor.shape)
     native.copy(t.data, l.tensor.data, l.tensor.bytes)
     own[name] = { id = l.id, tensor = t }
   end
-  local run, results, keep = validate.execution(self.kernel, self.values, own, seed or 1, step or 1)
+  local run, results, keep = validate.execution(self.kernel, self.values, own, seed or 1, step or 1, frozen)
   for name, l in pairs(own) do
     if results["update " .. name] then results["update " .. name] = l.tensor end
   end
   return run, results, { keep, own }
 end
 
-function One:guarded(at_end)
-  local run, results, keep = execution(self)
+function One:guarded(at_end, frozen)
+  local run, results, keep = execution(self, nil, nil, frozen)
   local verdict = native.new "es_guard_result"
   local failed = C.es_guard_run(self.kernel.kernel, run, at_end, 60, verdict, native.fresh()) ~= 0
   if failed and keep then return native.failure() end

@@ -5,17 +5,20 @@
 #include <malloc.h>
 #endif
 
-double es_measure_ns(void) {
+static double read_clock(clockid_t clock) {
   struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(clock, &now);
   return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
-esper_status es_measure_kernel(es_kernel *kernel, const es_run *run, int32_t reps, double *ns, es_error *err) {
+double es_measure_ns(void) { return read_clock(CLOCK_MONOTONIC); }
+
+esper_status es_measure_kernel(es_kernel *kernel, const es_run *run, int32_t reps, bool cpu, double *ns, es_error *err) {
+  clockid_t clock = cpu ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
   for (int32_t i = 0; i < reps; i++) {
-    double from = es_measure_ns();
+    double from = read_clock(clock);
     esper_status status = es_kernel_run(kernel, run, err);
-    ns[i] = es_measure_ns() - from;
+    ns[i] = read_clock(clock) - from;
     if (status != ESPER_OK) return status;
   }
   return ESPER_OK;
@@ -33,10 +36,11 @@ static void run_tiles(void *user, int64_t lo, int64_t hi) {
 
 void es_measure_tiles(es_pool *pool, int64_t tiles, es_kernel_fn fn, const es_args *args, int32_t reps, double *ns) {
   work w = { fn, args };
+  clockid_t clock = es_pool_threads(pool) == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
   for (int32_t i = 0; i < reps; i++) {
-    double from = es_measure_ns();
+    double from = read_clock(clock);
     es_pool_run(pool, tiles, run_tiles, &w);
-    ns[i] = es_measure_ns() - from;
+    ns[i] = read_clock(clock) - from;
   }
 }
 

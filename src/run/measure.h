@@ -13,9 +13,12 @@ typedef struct es_profile {
 } es_profile;
 
 double es_measure_ns(void); /* monotonic */
-/* Runs `reps` times and writes the nanoseconds of each run to ns. Errors: those of es_kernel_run, at the first failure. */
-esper_status es_measure_kernel(es_kernel *kernel, const es_run *run, int32_t reps, double *ns, es_error *err);
-/* The same for a function over tiles that needs no kernel: the micro-benchmarks of the machine's own peaks. */
+/* Runs `reps` times and writes the nanoseconds of each run to ns. cpu: processor time of the calling thread instead of the
+ * clock on the wall, so that a busy machine does not count; for runs of one thread, and with some 100 ns of its own.
+ * Errors: those of es_kernel_run, at the first failure. */
+esper_status es_measure_kernel(es_kernel *kernel, const es_run *run, int32_t reps, bool cpu, double *ns, es_error *err);
+/* The same for a function over tiles that needs no kernel: the micro-benchmarks of the machine's own peaks. Processor time
+ * when the pool has one thread. */
 void es_measure_tiles(es_pool *pool, int64_t tiles, es_kernel_fn fn, const es_args *args, int32_t reps, double *ns);
 /* Sleeps: lets the threads of another library, which spin for a while after their last job, go to sleep. */
 void es_measure_rest(double ms);

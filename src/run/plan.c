@@ -143,15 +143,18 @@ static int32_t add_leaf(es_plan *plan, const es_graph *graph, const es_node *nod
   return es_plan_value(plan, &value, err);
 }
 
-esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, int32_t *of, es_error *err) {
+esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, const es_graph *rewritten, int32_t *of, es_error *err) {
   static const struct { int32_t op, role; } kinds[] = {
     { ES_OP_input, ES_ROLE_input }, { ES_OP_param, ES_ROLE_param }, { ES_OP_buffer, ES_ROLE_buffer } };
-  for (es_id id = 0; id < es_graph_count(graph); id++) of[id] = -1;
+  for (es_id id = 0; id < es_graph_count(rewritten); id++) of[id] = -1;
   for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
     for (es_id id = 0; id < es_graph_count(graph); id++) {
       const es_node *node = es_graph_node(graph, id);
       if (node->op != kinds[k].op) continue;
-      if ((of[id] = add_leaf(plan, graph, node, kinds[k].role, err)) < 0) return err ? err->status : ESPER_ENOMEM;
+      int32_t index = add_leaf(plan, graph, node, kinds[k].role, err);
+      if (index < 0) return err ? err->status : ESPER_ENOMEM;
+      es_id left = es_graph_find(rewritten, node->name);
+      if (left >= 0) of[left] = index;
     }
   return ESPER_OK;
 }

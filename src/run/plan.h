@@ -68,9 +68,9 @@ esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes);
 esper_status es_plan_slot_keep(es_plan *plan, int32_t slot);
 bool es_plan_slot_kept(const es_plan *plan, int32_t slot);
 int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err);   /* copies; index or -1 */
-/* Adds the inputs, then the params, then the buffers of `graph` in its node order; of[id] becomes the value's index, -1 for
- * other nodes (es_graph_count places). */
-esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, int32_t *of, es_error *err);
+/* Adds the inputs, then the params, then the buffers of `graph` in its node order. of[id] becomes the index of the value that
+ * node `id` of `rewritten`, the graph after the passes, has by its name; -1 for all but leaves (es_graph_count places). */
+esper_status es_plan_leaves(es_plan *plan, const es_graph *graph, const es_graph *rewritten, int32_t *of, es_error *err);
 int32_t es_plan_step(es_plan *plan, const es_step *step, es_error *err);      /* copies; index or -1 */
 /* Checks every index and name, gives flops and bytes moved as dimensions, freezes. From here on the plan has its own
  * dims table, which holds what it uses and no more (its handles are new ones, its symbols keep their indices), so the

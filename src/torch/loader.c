@@ -149,12 +149,12 @@ esper_status es_torch_prepare(const es_graph *graph, const int64_t *symbols, voi
   return status ? es_fail(err, (esper_status)status, "%s", message) : ESPER_OK;
 }
 
-esper_status es_torch_replay(es_torch_program *program, int32_t reps, int32_t threads, double *ns, void *const *out,
-                             es_error *err) {
+esper_status es_torch_replay(es_torch_program *program, int32_t reps, int32_t threads, bool cpu, double *ns,
+                             void *const *out, es_error *err) {
   const es_torch *torch = es_torch_load(err);
   if (!torch) return ESPER_ETORCH;
   char message[1000] = "";
-  int32_t status = torch->replay(program, reps, threads, ns, out, message, sizeof message);
+  int32_t status = torch->replay(program, reps, threads, cpu, ns, out, message, sizeof message);
   return status ? es_fail(err, (esper_status)status, "%s", message) : ESPER_OK;
 }
 

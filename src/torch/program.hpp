@@ -199,9 +199,9 @@ void copy_roots(const Program &p, void *const *out, int32_t &current) {
   }
 }
 
-double clock_ns() {
+double clock_ns(bool cpu) {
   timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(cpu ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &now);
   return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
@@ -216,8 +216,8 @@ int32_t prepare(const es_graph *graph, const int64_t *symbols, void *const *data
   });
 }
 
-int32_t replay(es_torch_program *program, int32_t reps, int32_t threads, double *ns, void *const *out, char *message,
-               size_t room) noexcept {
+int32_t replay(es_torch_program *program, int32_t reps, int32_t threads, bool cpu, double *ns, void *const *out,
+               char *message, size_t room) noexcept {
   Program &p = *reinterpret_cast<Program *>(program);
   int32_t current = -1;
   return guarded(p.graph, current, message, room, [&] {
@@ -225,9 +225,9 @@ int32_t replay(es_torch_program *program, int32_t reps, int32_t threads, double 
     Threads scope(threads);
     UserSettings as_user;
     for (int32_t i = 0; i < reps; i++) {
-      double from = clock_ns();
+      double from = clock_ns(cpu);
       run_steps(p, current);
-      ns[i] = clock_ns() - from;
+      ns[i] = clock_ns(cpu) - from;
     }
     if (out) copy_roots(p, out, current);
   });

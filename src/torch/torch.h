@@ -23,8 +23,8 @@ typedef struct es_torch {
   int32_t (*prepare)(const es_graph *graph, const int64_t *symbols, void *const *data, es_torch_program **out,
                      char *message, size_t room);
   /* Executes `reps` times; ns: nanoseconds of each, result tensors made and dropped included. out: NULL, or as for run:
-   * results of the last one. threads as for run. */
-  int32_t (*replay)(es_torch_program *program, int32_t reps, int32_t threads, double *ns, void *const *out,
+   * results of the last one. threads as for run; cpu as in run/measure.h. */
+  int32_t (*replay)(es_torch_program *program, int32_t reps, int32_t threads, bool cpu, double *ns, void *const *out,
                     char *message, size_t room);
   void (*release)(es_torch_program *program); /* NULL is fine */
 } es_torch;
@@ -60,8 +60,8 @@ esper_status es_torch_run(const es_graph *graph, const int64_t *symbols, void *c
 /* The program calls of the table, likewise. Of a program from prepare only: the shim is loaded then. */
 esper_status es_torch_prepare(const es_graph *graph, const int64_t *symbols, void *const *data, es_torch_program **out,
                               es_error *err);
-esper_status es_torch_replay(es_torch_program *program, int32_t reps, int32_t threads, double *ns, void *const *out,
-                             es_error *err);
+esper_status es_torch_replay(es_torch_program *program, int32_t reps, int32_t threads, bool cpu, double *ns,
+                             void *const *out, es_error *err);
 void es_torch_release(es_torch_program *program);
 const char *es_torch_version(es_error *err); /* NULL when it cannot be loaded */
 #endif

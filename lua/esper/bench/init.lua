@@ -2,7 +2,7 @@
 --
 --   bench.run(cases, options) -> report | nil, message
 --     options = { threads = { 1, 2 }, vs = "torch" | nil, rounds =, turn = (ms), isa =, progress = function(i, n),
---                 store = the urza store with tuned choices, or nil }
+--                 store = the urza store with tuned choices, or nil, cpu = with one thread clock processor time }
 --   report = { machine = { ... }, peaks = { [i] = peak.measure's, one per thread count }, cases = { row, ... },
 --              summary = { { threads =, group =, cases =, geomean =, worst =, above = how many over 1 }, ... } }
 --   row    = { name =, group =, threads =, esper = times, torch = times, ratio =, ratio_low =, ratio_high =, share =,
@@ -82,11 +82,12 @@ end
 
 local function one(case, threads, pool, peaks, options)
   local row = { name = case.name, group = case.group, threads = threads }
-  local esper, why = sides.esper(case, { pool = pool, isa = options.isa, store = options.store })
+  local cpu = options.cpu and threads == 1
+  local esper, why = sides.esper(case, { pool = pool, isa = options.isa, store = options.store, cpu = cpu })
   if not esper then row.error = why return row end
   local list, torch = { esper }, nil
   if options.vs == "torch" then
-    torch, why = sides.torch(esper, threads)
+    torch, why = sides.torch(esper, threads, cpu)
     if not torch then row.error = why else list[2] = torch end
   end
   local stats, problem = duel.run(list, { rounds = options.rounds, turn = options.turn, threads = threads })

@@ -2,8 +2,8 @@
 -- Between the suite and the duel (duel.lua). Everything but the work itself is prepared here, outside the timing.
 --
 --   sides.esper(case, options) -> side | nil, message, status       options = { pool = es_pool *, isa =, kernel =, given =,
---       tuning = choices, or store = where tuned ones are looked up }
---   sides.torch(side of esper, threads) -> side | nil, message, status
+--       tuning = choices, or store = where tuned ones are looked up, cpu = processor time of the thread is clocked }
+--   sides.torch(side of esper, threads, cpu) -> side | nil, message, status
 --   side = { name =, case =, run = function(reps, ns) (nanoseconds of each into a C array of doubles),
 --            results = function() -> { [root] = tensor } }      of the last run
 --   The Esper side also has compiled, graph, data, values (symbols by name), work (for peak.bound), naive, workspace
@@ -118,7 +118,7 @@ local function leaves(graph, values)
 end
 
 --- options.given: function(kernel) -> tensors by input name, instead of drawn ones; their extents give the sizes.
--- options.kernel: the kernel to time, instead of compiling the case.
+-- options.kernel: the kernel to time, instead of compiling the case. options.leaves: a side whose data this one is to read.
 function M.esper(case, options)
   local made, ms, status = options.kernel, nil, nil
   if not made then made, ms, status = compiled(case, options) end
@@ -130,7 +130,7 @@ function M.esper(case, options)
   end
   values, why, status = sizes(made, case, given)
   if not values then return nil, why, status or "EARG" end
-  local data = leaves(graph, values)
+  local data = options.leaves and options.leaves.data or leaves(graph, values)
   if not data then return nil, case.name .. ": these sizes give an empty or impossible tensor", "ESHAPE" end
   for name, t in pairs(given or {}) do data[name].tensor = t end
   local frozen = made.mode == "eval" and not options.fluid and C.es_frozen_token() or nil -- as peers see constant weights
@@ -148,14 +148,14 @@ function M.esper(case, options)
   end
   side.work.set = touched(data, results, side.workspace)
   function side.run(reps, ns)
-    if C.es_measure_kernel(made.kernel, run, reps, ns, fresh()) ~= 0 then return failure() end
+    if C.es_measure_kernel(made.kernel, run, reps, options.cpu or false, ns, fresh()) ~= 0 then return failure() end
     return true
   end
   function side.results() return results end
   return side
 end
 
-function M.torch(esper, threads)
+function M.torch(esper, threads, cpu)
   local graph = esper.graph
   local given, symbols = native.new("void *[?]", graph:count() + 1), validate.symbol_array(graph:dims(), esper.values)
   for _, l in pairs(esper.data) do given[l.id] = l.tensor.data end
@@ -164,7 +164,7 @@ function M.torch(esper, threads)
   local program = native.gc(out[0], C.es_torch_release)
   local side = { name = "torch", case = esper.case, keep = { given, symbols, graph, esper.data } }
   function side.run(reps, ns)
-    if C.es_torch_replay(program, reps, threads, ns, nil, fresh()) ~= 0 then return failure() end
+    if C.es_torch_replay(program, reps, threads, cpu or false, ns, nil, fresh()) ~= 0 then return failure() end
     return true
   end
   function side.results()
@@ -177,7 +177,7 @@ function M.torch(esper, threads)
       results[root.kind .. " " .. root.name], pointers[i - 1] = t, t.data
     end
     local ns = native.new "double[1]"
-    if C.es_torch_replay(program, 1, threads, ns, pointers, fresh()) ~= 0 then return failure() end
+    if C.es_torch_replay(program, 1, threads, false, ns, pointers, fresh()) ~= 0 then return failure() end
     return results
   end
   return side

@@ -25,6 +25,7 @@ end
 local function prepare(args)
   if (args.all and 1 or 0) + #args ~= 1 then return nil, "usage: esper bench NAME|FILE, or esper bench --all" end
   if args.vs and args.vs ~= "torch" and args.vs ~= "none" then return nil, "--vs " .. args.vs .. ": wanted torch or none" end
+  if args.clock and args.clock ~= "wall" and args.clock ~= "cpu" then return nil, "--clock " .. args.clock .. ": wanted wall or cpu" end
   local options, why = options_module.compile(args)
   if not options then return nil, why end
   if args.all and next(options.set) then return nil, "--set goes with one blueprint, not with --all" end
@@ -38,7 +39,7 @@ local function prepare(args)
   cases, why = cases_of(args, options, size)
   if not cases then return nil, why end
   return cases, { threads = threads, vs = args.vs ~= "none" and "torch" or nil, rounds = rounds,
-    turn = args.quick and QUICK.turn or nil }
+    cpu = args.clock == "cpu", turn = args.quick and QUICK.turn or nil }
 end
 
 local function write_chart(path, report)
@@ -66,6 +67,7 @@ return {
     { "--threads", "N", "threads of both sides; 1 and then all cores unless given" },
     { "--rounds", "N", "turns of each side; 12 unless given" },
     { "--quick", nil, "few short turns: a look, not a measurement" },
+    { "--clock", "wall|cpu", "cpu: processor time, for one thread on a busy machine; wall unless given" },
     { "--svg", "FILE", "write a bar chart" },
     { "--json", nil, "print the report for machines" },
   },

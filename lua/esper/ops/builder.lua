@@ -23,12 +23,19 @@ local ELEMENTS_MAX = 2 ^ 33 -- of one parameter
 
 -- ---- errors ----
 
+local sources = setmetatable({}, { __mode = "k" }) -- function -> chunk it comes from
+
 -- Line of the innermost frame that belongs to the blueprint; 0 when there is none (its tail calls leave no frame).
 local function where(source)
   for level = 3, 250 do
-    local info = getinfo(level, "Sl")
+    local info = getinfo(level, "fl")
     if not info then return 0 end
-    if info.source == source then return info.currentline end
+    local from = sources[info.func]
+    if not from then
+      from = getinfo(info.func, "S").source
+      sources[info.func] = from
+    end
+    if from == source then return info.currentline end
   end
   return 0
 end

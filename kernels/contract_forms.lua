@@ -1,0 +1,263 @@
+--- The forms of contractions as C glue around their vector blocks: tile loops, packing, buffers. Between contract.lua, which
+-- describes the operands (o) and chooses forms, and contract_blocks.lua.
+--
+-- Every function below starts steps of its own. `active` is a dim, 1 or 0: whether they have work for these extents; `when`
+-- as in k:step.
+
+local blocks = require "kernels.contract_blocks"
+
+local M = {}
+
+local K_PIECE = 512       -- bytes along k that are packed at a time, at least
+local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
+local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
+M.SINGLE_ROWS = 3         -- of a tile of single rows
+M.TURNED = 16             -- columns of a transposed tile, at most
+
+local function bytes_of(k, o, stride) return ("%s * %dL"):format(k:dim(stride), o.bytes) end
+
+-- Starts a step whose tiles are `height` rows by `width` columns; body() is the code of one, with C names a, b (char *: first
+-- elements of the tile's operands), row (of the output), m, n (extents of the tile).
+local function step(k, o, active, label, height, width, body, when)
+  local D = k.dims
+  local across, down = D:ceildiv(o.n, width), D:ceildiv(o.m, height)
+  k:step { tiles = D:mul(active, D:mul(k:product(o.batch), D:mul(down, across))), label = label, when = when }
+  k:tiles(function(t)
+    k:line("long c0 = %s %% %s * %dL, rest = %s / %s;", t, k:dim(across), width, t, k:dim(across))
+    k:line("long m0 = rest %% %s * %dL, batch = rest / %s;", k:dim(down), height, k:dim(down))
+    k:line("long m = %s - m0 < %dL ? %s - m0 : %dL;", k:dim(o.m), height, k:dim(o.m), height)
+    k:line("long n = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(o.n), width, k:dim(o.n), width)
+    k:line("long row = batch * %s + m0;", k:dim(o.m))
+    local at = #o.batch > 0 and k:unravel(o.batch, "batch") or {}
+    local function first(arg, strides, stride, start)
+      local index, all = { unpack(at) }, { unpack(strides) }
+      index[#index + 1], all[#all + 1] = start, stride
+      return ("%s + (%s) * %dL"):format(k:read(arg), k:offset(arg.offset, all, index), o.bytes)
+    end
+    k:line("char *a_at = (char *)%s;", first(o.a, o.batch_a, o.am, "m0"))
+    k:line("char *b_at = (char *)%s;", first(o.b, o.batch_b, o.bn, "c0"))
+    body()
+  end)
+end
+
+-- The epilogue of rows first .. m - 1 of the tile, from rows of raw sums `line` elements apart.
+local function finish(k, o, raw, line, first, plus)
+  k:epilogue_rows { row = first == "0" and "row" or ("row + %s"):format(first), rows = first == "0" and "m" or "m - " .. first,
+    column = "c0", n = "n", from = ("(char *)%s"):format(raw), from_step = ("%dL"):format(line * o.bytes), plus = plus }
+end
+
+-- Columns of a tile of dots: so many that their rows of b are about 256 KiB, of 128 to 512 bytes.
+local function dots_widths(k, o)
+  local least, list = 128 / o.bytes, {}
+  local best = math.floor(256 * 1024 / ((k.dims:value(o.k) or 1) * o.bytes) / least) * least
+  list[1] = math.max(least, math.min(4 * least, best))
+  for _, width in ipairs { 4 * least, 2 * least, least } do
+    if width ~= list[1] then list[#list + 1] = width end
+  end
+  return list
+end
+
+function M.dots(k, o, active, narrow, when)
+  local rows, columns = blocks.dots_shape(o.lanes, o.dtype)
+  local height, width = HIGHEST, k:choice("contract_dots", dots_widths(k, o))
+  if narrow then height, width = 128, 128 / o.bytes end
+  local line = width + o.lanes
+  local tag = o.whole and "whole" or "any"
+  local function divides(by) return (k.dims:value(o.n) or 1) % by == 0 end
+  local dots = k:block(blocks.dots(rows, columns, o.whole), o.dtype, "contract dots " .. tag)
+  local dot = k:block(blocks.dot(o.whole), o.dtype, "contract dot " .. tag)
+  step(k, o, active, "dots", height, width, function()
+    local raw, scratch = k:buffer(o.dtype, height * line), k:buffer(o.dtype, o.lanes * o.lanes)
+    local am, bn, out = bytes_of(k, o, o.am), bytes_of(k, o, o.bn), line * o.bytes .. "L"
+    local depth = k:dim(o.k)
+    local function rest(from_row, count, from_column, groups, group)
+      k:call(dot, { depth, ("a_at + %s * %s"):format(from_row, am), am, count, ("b_at + %s * %s"):format(from_column, bn), bn,
+        groups, group, ("(char *)%s + (%s * %dL + %s) * %dL"):format(raw, from_row, line, from_column, o.bytes), out, scratch })
+    end
+    k:line("long rows = m / %dL * %dL, columns = n / %dL * %dL;", rows, rows, columns, columns)
+    local function dots_from(first, count)
+      k:call(dots, { depth, ("a_at + %s * %s"):format(first, am), am, count, "b_at", bn, ("columns / %dL"):format(columns),
+        ("(char *)%s + %s * %s"):format(raw, first, out), out })
+    end
+    k:open("if (rows > 0)")
+    dots_from("0", ("rows / %dL"):format(rows))
+    k:open("if (m - rows > 1)") -- the last rows once more, with those left: cheaper than one by one
+    dots_from(("(m - %dL)"):format(rows), "1")
+    k:line("rows = m;")
+    k:close()
+    if not divides(columns) then
+      k:line("if (columns < n)")
+      rest("0", "rows", "columns", "1", "n - columns")
+    end
+    k:close()
+    k:open("if (rows < m)")
+    rest("rows", "m - rows", "0", ("n / %dL"):format(o.lanes), o.lanes)
+    if not divides(o.lanes) then
+      k:line("long done = n / %dL * %dL;", o.lanes, o.lanes)
+      k:line("if (done < n)")
+      rest("rows", "m - rows", "done", "1", "n - done")
+    end
+    k:close()
+    finish(k, o, raw, line, "0", o.plus)
+  end, when)
+end
+
+-- A form of tiles: register tile (rows, vectors of columns), tile (rows, columns), elements of k that are packed at a time.
+-- What is packed is packed once per tile, so the tile is long across it; all buffers together stay in 56 KiB. panels: b is
+-- in panels already.
+function M.tile_form(k, o, uneven_n, panels)
+  local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
+  local panel = math.max(nv * o.lanes, 128 / o.bytes)
+  local heights, width, piece = { 256, 128 }, panel, K_PIECE / o.bytes
+  if not o.a_along_k then
+    heights, width = { 32 }, (o.b_along_n and not uneven_n and 8 or 4) * panel
+  elseif o.b_along_n then
+    heights, width = { 64, 32 }, 4 * panel
+  end
+  if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
+  if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 4 * K_PIECE / o.bytes end
+  local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
+  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
+end
+
+function M.single_rows(o)
+  local nv = o.lanes > 1 and 8 or 4
+  return { mr = 1, nv = nv, height = M.SINGLE_ROWS, width = nv * o.lanes, piece = K_PIECE / o.bytes / 4 }
+end
+
+--- The transposed product, for few columns: they become the rows.
+function M.turned_form(o)
+  local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
+  return { mr = mr, nv = nv, height = math.ceil(M.TURNED / mr) * mr, width = 512 / o.bytes, piece = K_PIECE / o.bytes, turned = true }
+end
+
+-- Blocks that pack; along: rows of what is packed are contiguous.
+local function packing(k, o, along)
+  return along and k:block(blocks.turn(), o.dtype, "contract turn") or k:block(blocks.copy(), o.dtype, "contract copy")
+end
+
+-- Packs what of a is not read as it lies: all of it, or the rows below the last whole register tile.
+local function pack_a(k, o, packed, line)
+  local ak, am = bytes_of(k, o, o.ak), bytes_of(k, o, o.am)
+  if o.a_along_k then
+    k:line("if (whole < m)")
+    k:call(packing(k, o, false), { "m - whole", "depth", ("a_k + whole * %s"):format(am), am, ak, packed, line })
+  elseif o.a_along_m then
+    k:call(packing(k, o, true), { "depth", "m", "a_k", ak, packed, line })
+  else
+    k:call(packing(k, o, false), { "m", "depth", "a_k", am, ak, packed, line })
+  end
+end
+
+-- Panels of b, packed once: temporary and bytes of one, all of k deep and up to a whole number of lanes, which `turn` fills.
+function M.panels(k, o, active, form)
+  local D, nr = k.dims, form.nv * o.lanes
+  local line = D:mul(D:mul(D:ceildiv(o.k, o.lanes), D:const(o.lanes)), D:const(nr * o.bytes))
+  local across = D:ceildiv(o.n, nr)
+  local panels = { temp = k:temp(D:mul(across, line), true), bytes = line }
+  k:step { tiles = D:mul(active, across), label = "panels", when = "pack" }
+  k:tiles(function(t)
+    k:line("long j = %s * %dL, wide = %s - j < %dL ? %s - j : %dL;", t, nr, k:dim(o.n), nr, k:dim(o.n), nr)
+    local bn, bk, step_out = bytes_of(k, o, o.bn), bytes_of(k, o, o.bk), nr * o.bytes .. "L"
+    k:line("char *from = %s + (%s) * %dL, *to = %s + %s * %s;", k:read(o.b), k:offset(o.b.offset, { o.bn }, { "j" }), o.bytes,
+      k:ptr(panels.temp), t, k:dim(line))
+    k:call(packing(k, o, o.b_along_k), o.b_along_k and { "wide", k:dim(o.k), "from", bn, "to", step_out }
+      or { k:dim(o.k), "wide", "from", bk, bn, "to", step_out })
+  end)
+  return panels
+end
+
+-- Leaves in b_j and b_step where the panel of columns j .. j + wide - 1 is.
+local function place_b(k, o, form, panel, panels)
+  local bk, bn, nr = bytes_of(k, o, o.bk), bytes_of(k, o, o.bn), form.nv * o.lanes
+  if panels then
+    k:line("char *b_j = %s + (c0 + j) / %dL * %s + k0 * %dL;", k:ptr(panels.temp), nr, k:dim(panels.bytes), nr * o.bytes)
+    k:line("long b_step = %dL, wide = n - j < %dL ? n - j : %dL;", nr * o.bytes, nr, nr)
+    return
+  end
+  k:line("char *b_j = b_k + j * %s;", bn)
+  k:line("long b_step = %s, wide = n - j < %dL ? n - j : %dL;", bk, nr, nr)
+  if not panel then return end
+  k:open("if (%s)", o.b_along_n and ("wide < %dL"):format(nr) or "1")
+  k:call(packing(k, o, o.b_along_k and not o.b_along_n), o.b_along_k and not o.b_along_n
+    and { "wide", "depth", "b_j", bn, panel, nr * o.bytes .. "L" } or { "depth", "wide", "b_j", bk, bn, panel, nr * o.bytes .. "L" })
+  k:line("b_j = (char *)%s; b_step = %dL;", panel, nr * o.bytes)
+  k:close()
+end
+
+-- The register tiles of one panel. t: form, packed = { rows of a packed, bytes from one to the next } or nil, to = C address
+-- and byte step of the whole register tiles of a, rest = of the one below them (nil: follows them), start = C address or nil.
+local function multiply(k, o, t, nv)
+  local mr = t.form.mr
+  local tile = k:block(blocks.tile(mr, nv, t.start), o.dtype, ("contract tile %d %d %s"):format(mr, nv, t.start and "row" or ""))
+  local function rows(count, from, step, to)
+    k:call(tile, { "depth", from, step, count, "b_j", "b_step", to[1], to[2], "k0 > 0", t.start })
+  end
+  if not o.a_along_k then return rows(("(m + %dL) / %dL"):format(mr - 1, mr), t.packed[1], t.packed[2], t.to) end
+  rows("whole / " .. mr .. "L", "a_k", bytes_of(k, o, o.am), t.to)
+  if t.packed then
+    k:line("if (whole < m)")
+    rows("1", t.packed[1], t.packed[2], t.rest or { ("%s + whole * %s"):format(t.to[1], t.to[2]), t.to[2] })
+  end
+end
+
+-- The tiles of one panel, with half a register tile when nothing is in the other half.
+local function panel_tiles(k, o, t, last)
+  local half = t.form.nv == 2 and last > 0 and last <= o.lanes and k.dims:value(o.n)
+  if half then
+    k:open("if (wide <= %dL)", o.lanes)
+    multiply(k, o, t, 1)
+    k:close(" else {")
+    k.depth = k.depth + 1
+  end
+  multiply(k, o, t, t.form.nv)
+  if half then k:close() end
+end
+
+-- The epilogue of a tile of the transposed product: its columns are rows of the output.
+local function finish_turned(k, o, raw, form)
+  local turned = k:buffer(o.dtype, form.width * form.height)
+  k:call(packing(k, o, true), { "m", "n", raw, form.width * o.bytes .. "L", turned, form.height * o.bytes .. "L" })
+  k:epilogue_rows { row = ("batch * %s + c0"):format(k:dim(o.n)), rows = "n", column = "m0", n = "m", from = ("(char *)%s"):format(turned),
+    from_step = form.height * o.bytes .. "L", plus = o.plus }
+end
+
+--- Where nothing is left for the epilogue, one piece is all of k and register tiles fit, they go straight to the output, the
+-- bias being what they start from, but for rows below the last whole one.
+function M.tiles(k, o, active, form, label, when, panels)
+  local D, nr = k.dims, form.nv * o.lanes
+  local uneven_m = (D:value(o.m) or 1) % form.mr ~= 0
+  local last = (D:value(o.n) or 1) % nr
+  local direct = o.direct and not form.turned and last == 0 and o.a_along_k and (D:value(o.k) or 1 / 0) <= form.piece
+  local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
+  step(k, o, active, label, form.height, form.width, function()
+    local raw = (not direct or uneven_m) and k:buffer(o.dtype, (direct and form.mr or form.height) * form.width)
+    local panel = not panels and (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
+    local a_rows = not o.a_along_k and math.ceil(form.height / o.lanes) * o.lanes or uneven_m and form.mr
+    local t = { form = form, packed = a_rows and { k:buffer(o.dtype, a_rows * a_line), a_line * o.bytes .. "L" } }
+    local in_raw = raw and { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" }
+    t.to = in_raw
+    if direct then
+      t.to, t.rest = { "to", bytes_of(k, o, o.n) }, in_raw
+      t.start = o.bias and k:at(o.bias, { "c0 + j" })
+    end
+    k:line("long whole = m / %dL * %dL;", form.mr, form.mr)
+    k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
+    k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece)
+    k:line("char *a_k = a_at + k0 * %s, *b_k = b_at + k0 * %s;", bytes_of(k, o, o.ak), bytes_of(k, o, o.bk))
+    if t.packed then pack_a(k, o, t.packed[1], t.packed[2]) end
+    k:open("for (long j = 0; j < n; j += %dL)", nr)
+    place_b(k, o, form, panel, panels)
+    if direct then k:line("char *to = %s + (row * %s + c0 + j) * %dL;", k:write(o.id), k:dim(o.n), o.bytes) end
+    panel_tiles(k, o, t, last)
+    k:close()
+    k:close()
+    if form.turned then
+      finish_turned(k, o, raw, form)
+    elseif raw then
+      finish(k, o, raw, form.width, direct and "whole" or "0", not direct and o.plus or nil)
+    end
+  end, when)
+end
+
+return M
