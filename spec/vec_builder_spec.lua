@@ -72,3 +72,79 @@ describe("vector builder", function()
     assert.equal(1, vec.lanes("scalar", "f32"))
   end)
 end)
+
+-- Machine code at the limits of a block.
+describe("vector blocks as machine code", function()
+  local machines = {}
+  for _, isa in ipairs { "avx2", "avx512" } do
+    if C.es_isa_supported(C.es_isa_named(isa)) then machines[#machines + 1] = isa end
+  end
+
+  -- `count` values of a kind alive at once.
+  local function crowd(isa, count)
+    local b = vec.block(isa, "f32")
+    local x, sum, list = b:arg(0), b:splat(0), {}
+    for i = 1, count do list[i] = b:load(x, 64 * i) end
+    b:store(x, sum)
+    for i = 1, count do b:set(sum, b:fma(list[i], list[i], sum)) end
+    for i = count, 1, -1 do b:store(x, list[i], 64 * i) end
+    return b
+  end
+
+  for _, isa in ipairs(machines) do
+    it("touch every page of a large frame in order, and refuse a larger one: " .. isa, function()
+      local text = crowd(isa, 250):assembly()
+      local pages, rest = 0, nil
+      for bytes, after in text:gmatch "sub rsp, (%d+)\n +%x+ +(%S[^\n]*)" do
+        rest = tonumber(bytes)
+        assert.is_true(rest <= 4096)
+        if rest == 4096 then
+          pages = pages + 1
+          assert.truthy(after:find("mov QWORD PTR [rsp], rax", 1, true))
+        end
+      end
+      assert.is_true(pages >= 1 and rest ~= nil)
+      assert.equal(4096 * pages + rest, tonumber(text:match "add rsp, (%d+)"))
+      local ok, why = pcall(vec.block, isa, "f32")
+      assert.is_true(ok)
+      ok, why = pcall(function() return crowd(isa, 2000):lower "block" end)
+      assert.is_false(ok)
+      assert.truthy(tostring(why):find("bytes of values at once beyond the registers", 1, true))
+    end)
+
+    it("say that memory ran out, whenever it does: " .. isa, function()
+      local b = crowd(isa, 60)
+      for _ = 1, 2 do collectgarbage() end
+      collectgarbage "stop" -- frees no block while they are counted
+      finally(function() collectgarbage "restart" end)
+      local out, live = native.new "es_text", C.es_memory_live()
+      for _, call in ipairs { function(err) return C.es_vec_lower(b.handle, "block", out, err) end,
+        function(err) return C.es_vec_listing(b.handle, out, err) end } do
+        local whole, failures
+        for n = 1, 1000 do
+          C.es_memory_fail_at(n)
+          local status = tonumber(call(native.fresh()))
+          C.es_memory_fail_at(0)
+          local text = native.string(out.bytes, out.length)
+          C.es_text_clear(out)
+          assert.equal(live, C.es_memory_live())
+          if status == 0 then
+            whole, failures = text, n - 1
+            break
+          end
+          assert.equal(native.status.ENOMEM, status)
+          assert.truthy(select(2, native.failure()):find "out of memory")
+        end
+        assert.is_true(failures > 8)
+        assert.equal(0, tonumber(call(native.fresh())))
+        assert.equal(whole, native.string(out.bytes, out.length))
+        C.es_text_clear(out)
+      end
+    end)
+
+    it("may hold nothing: " .. isa, function()
+      assert.truthy(vec.block(isa, "f64"):lower "nothing")
+      assert.equal(2, select(2, vec.block(isa, "f64"):assembly():gsub("\n", "")))
+    end)
+  end
+end)

@@ -122,7 +122,8 @@ function Planner:share(list)
       end
     end
     if not best then
-      best = { index = check(C.es_plan_slot(self.plan)), busy = {}, size = life.size, bytes = life.bytes, given = {} }
+      best = { index = C.es_plan_slot(self.plan), busy = {}, size = life.size, bytes = life.bytes, given = {} }
+      if best.index < 0 then fail("plan: no memory for a slot", "ENOMEM") end
       if life.kept then C.es_plan_slot_keep(self.plan, best.index) else slots[#slots + 1] = best end
     end
     for n = life.first, life.last do best.busy[n] = true end

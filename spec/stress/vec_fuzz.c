@@ -1,16 +1,18 @@
 /* Stress: random vector programs, for every ISA this processor runs. Each is interpreted here, from the rows of vec.def,
- * and lowered, compiled and run; both must leave memory bit-equal (any NaN equals any NaN). Some keep many values alive, so
- * that registers run out; pointers move between a load and its use; loops nest.
+ * and lowered, compiled and run; both must leave memory bit-equal (any NaN equals any NaN), and the registers that belong to
+ * the caller as they were. Some keep many values alive, so that registers run out; pointers move between a load and its use;
+ * many values are used once, which is when they are computed elsewhere than where they are written; loops nest.
  *     vec_fuzz N SEED [plant]      one line: name seed n fail metric; exit status 1 when anything differed
  * "plant" gives the interpreter a wrong sub: the proof that a wrong instruction is seen. */
 #include <math.h>
 #include "base/memory.h"
 #include "fuzz.h"
 #include "jit/jit.h"
+#include "kept_call.h"
 #include "vec/block.h"
 
-enum { BEFORE = 80, OFFSETS = 32, RESULTS = 24, LANES = 16, BATCH = 40, POOL = 512, TRIALS = 4, WORDS = 6, MUTABLES = 3 };
-enum { CELLS = BEFORE + OFFSETS + 4 * LANES + (RESULTS + 1) * LANES }; /* strides reach 4 lanes' elements both ways */
+enum { BEFORE = 80, OFFSETS = 32, RESULTS = 24, LANES = 16, BATCH = 40, POOL = 512, TRIALS = 4, WORDS = 6, MUTABLES = 3, ONCE = 24, FAVOURITES = 6 };
+enum { CELLS = BEFORE + OFFSETS + 4 * LANES + (RESULTS + 2) * LANES }; /* strides reach 4 lanes' elements both ways */
 /* Words of a call: float memory, integer memory, three loop counts, stride. Float and integer memory stay apart, since
  * which NaN an operation gives is nobody's promise. */
 static bool plant;
@@ -231,6 +233,7 @@ static void interpret(const es_vec *v, const int64_t *words) {
 /* --- generator: any row, operands of the letters it wants ---------------------------------------------------------- */
 
 typedef struct pool { int32_t reg[POOL], count; } pool;
+typedef struct once { int32_t reg[ONCE], count, lowest; } once; /* lowest: since the loop opened; those below are from outside */
 typedef struct maker {
   es_vec *v;
   int32_t bytes, base[2], count[3], stride; /* [0] float, [1] integer */
@@ -238,7 +241,9 @@ typedef struct maker {
   int32_t pointer[2][MUTABLES]; /* anywhere in the first half of the offsets; moved by a g_set some time after next[] was made */
   int32_t next[2];              /* -1: none */
   bool spread;                  /* old values are as welcome as new ones, so that many are alive */
+  int32_t favourite[FAVOURITES];
   pool g, m, x[2];
+  once fresh[2];                /* vectors that nothing has read, and that will be read once at most */
 } maker;
 static int64_t used[ES_VEC_COUNT];
 
@@ -259,6 +264,21 @@ static void keep(pool *p, int32_t reg) {
 static int32_t pick(const maker *k, const pool *p) { /* mostly a recent one, so that expressions grow deep */
   int32_t recent = p->count < 6 ? p->count : 6;
   return p->reg[!k->spread && below(3) ? p->count - 1 - below(recent) : below(p->count)];
+}
+
+static int32_t pick_vector(maker *k, int32_t class) {
+  once *fresh = &k->fresh[class];
+  if (fresh->count == 0 || below(3) == 0) return pick(k, &k->x[class]);
+  if (fresh->lowest >= fresh->count) fresh->lowest = fresh->count - 1;
+  return fresh->reg[--fresh->count];
+}
+
+static void keep_vector(maker *k, int32_t class, int32_t reg, bool load) {
+  once *fresh = &k->fresh[class];
+  if (fresh->count < ONCE && below(8) < (load ? 6 : 3))
+    fresh->reg[fresh->count++] = reg;
+  else
+    keep(&k->x[class], reg);
 }
 
 static double special(void) {
@@ -328,7 +348,7 @@ static void instruction(maker *k, int32_t op) {
   if (!exists(k->v, op)) return;
   for (int32_t i = 0; row->operands[i]; i++) {
     int32_t from = converts ? !class : class;
-    if (row->operands[i] == 'v') at[i] = pick(k, &k->x[from]);
+    if (row->operands[i] == 'v') at[i] = pick_vector(k, from);
     if (row->operands[i] == 'm') at[i] = pick(k, &k->m);
     if (row->operands[i] == 'g') at[i] = scalar_for(k, op, i, class);
   }
@@ -344,17 +364,61 @@ static void instruction(maker *k, int32_t op) {
   if (op == ES_VEC_loadx || op == ES_VEC_bcastx) /* float memory is read by elements: a part of a NaN is nobody's promise */
     n = class == 1 ? 1 << below(4) : k->bytes == 8 ? 8 : 4 << below(2);
   int32_t result = put(k, op, type, at[0], at[1], at[2], at[3], at[4], constant(k, op), n);
-  if (row->result[0] == 'v') keep(&k->x[class], result);
+  if (row->result[0] == 'v') keep_vector(k, class, result, is_memory(row->name));
   if (row->result[0] == 'm') keep(&k->m, result);
   if (row->result[0] == 'g') keep(&k->g, result);
 }
 
-static void body(maker *k, int32_t depth) {
-  int32_t g = k->g.count, m = k->m.count, f = k->x[0].count, i = k->x[1].count;
-  for (int32_t n = 4 + below(30); n > 0; n--) {
+/* A load that one instruction reads, its pointer moved in between, or just after: by a sum made before or after the load. */
+static void moved_load(maker *k) {
+  static const int32_t loads[] = { ES_VEC_load, ES_VEC_bcast, ES_VEC_loadx, ES_VEC_bcastx }, users[] = { ES_VEC_add, ES_VEC_sub };
+  int32_t none = ES_VEC_none, class = below(2), p = k->pointer[class][below(MUTABLES)], op = loads[below(4)], scale = k->bytes;
+  int64_t far = below(OFFSETS / 2) * k->bytes, when = below(4);
+  int32_t before = when < 2 ? put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, far, 0) : -1;
+  bool indexed = op == ES_VEC_loadx || op == ES_VEC_bcastx;
+  int32_t v = put(k, op, type_of(k, class), p, indexed ? k->count[below(3)] : -1, -1, -1, -1, 0, scale);
+  int32_t next = before >= 0 ? before : put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, far, 0);
+  if (when % 2) put(k, ES_VEC_g_set, none, p, next, -1, -1, -1, 0, 0);
+  int32_t other = pick(k, &k->x[class]), swap = below(2);
+  keep(&k->x[class], put(k, users[below(2)], none, swap ? v : other, swap ? other : v, -1, -1, -1, 0, 0));
+  if (when % 2 == 0) put(k, ES_VEC_g_set, none, p, next, -1, -1, -1, 0, 0);
+}
+
+/* Up to more vectors, masks and scalars alive around a few instructions than there are registers; all of them show in the last
+ * row of integer memory. */
+static void crowd(maker *k) {
+  enum { VECTORS = 44, MASKS = 12, SCALARS = 20 };
+  int32_t v[VECTORS], vectors = 2 + below(VECTORS - 1), m[MASKS], masks = below(MASKS + 1), g[SCALARS], scalars = below(SCALARS + 1);
+  int32_t none = ES_VEC_none;
+  for (int32_t i = 0; i < vectors; i++) v[i] = put(k, ES_VEC_load, type_of(k, 1), k->base[1], -1, -1, -1, -1, i % OFFSETS * k->bytes, 0);
+  for (int32_t i = 0; i < masks; i++) m[i] = put(k, ES_VEC_lt, none, v[i % vectors], v[(i + 1) % vectors], -1, -1, -1, 0, 0);
+  for (int32_t i = 0; i < scalars; i++) g[i] = put(k, ES_VEC_g_addk, none, k->count[i % 3], -1, -1, -1, -1, i, 0);
+  put(k, ES_VEC_store, none, k->base[1], v[0], -1, -1, -1, 0, 0); /* no load behind this can stand for one before */
+  bool loop = below(2);
+  maker before = *k;
+  if (loop) put(k, ES_VEC_loop, none, k->count[below(3)], -1, -1, -1, -1, 0, 0);
+  for (int32_t n = below(4); n >= 0; n--) {
     int32_t op = below(ES_VEC_COUNT);
+    if (op != ES_VEC_loop && op != ES_VEC_end) instruction(k, op);
+  }
+  if (loop) put(k, ES_VEC_end, none, -1, -1, -1, -1, -1, 0, 0);
+  if (loop) *k = before; /* what was made is gone with the loop */
+  int32_t sum = v[0], total = k->count[0];
+  for (int32_t i = 1; i < vectors; i++) sum = put(k, ES_VEC_xor_, none, sum, v[i], -1, -1, -1, 0, 0);
+  for (int32_t i = 0; i < masks; i++) sum = put(k, ES_VEC_add, none, sum, put(k, ES_VEC_select, none, m[i], v[0], sum, -1, -1, 0, 0), -1, -1, -1, 0, 0);
+  for (int32_t i = 0; i < scalars; i++) total = put(k, ES_VEC_g_add, none, total, g[i], -1, -1, -1, 0, 0);
+  sum = put(k, ES_VEC_add, none, sum, put(k, ES_VEC_splatg, none, total, -1, -1, -1, -1, 0, 0), -1, -1, -1, 0, 0);
+  put(k, ES_VEC_store, none, k->base[1], sum, -1, -1, -1, (OFFSETS + 4 * LANES + (RESULTS + 1) * LANES) * k->bytes, 0);
+}
+
+static void body(maker *k, int32_t depth) {
+  int32_t g = k->g.count, m = k->m.count, f = k->x[0].count, i = k->x[1].count, lowest[2];
+  for (int32_t n = 0; n < 2; n++) lowest[n] = k->fresh[n].lowest, k->fresh[n].lowest = k->fresh[n].count;
+  for (int32_t n = 4 + below(30); n > 0; n--) {
+    int32_t op = below(2) ? k->favourite[below(FAVOURITES)] : below(ES_VEC_COUNT);
     if (op == ES_VEC_end) continue;
     if (below(6) == 0) op = below(2) ? ES_VEC_fma : ES_VEC_set;
+    if (below(12) == 0) { moved_load(k); continue; }
     if (op != ES_VEC_loop) { instruction(k, op); continue; }
     if (depth == 4) continue;
     k->next[0] = k->next[1] = -1;
@@ -363,7 +427,13 @@ static void body(maker *k, int32_t depth) {
     put(k, ES_VEC_end, ES_VEC_none, -1, -1, -1, -1, -1, 0, 0);
     k->next[0] = k->next[1] = -1;
   }
-  if (depth > 0) k->g.count = g, k->m.count = m, k->x[0].count = f, k->x[1].count = i; /* gone with the loop */
+  if (depth == 0) return;
+  k->g.count = g, k->m.count = m, k->x[0].count = f, k->x[1].count = i; /* gone with the loop */
+  for (int32_t n = 0; n < 2; n++) {
+    once *fresh = &k->fresh[n];
+    fresh->count = fresh->lowest < fresh->count ? fresh->lowest : fresh->count;
+    fresh->lowest = lowest[n] < fresh->count ? lowest[n] : fresh->count;
+  }
 }
 
 static void start(maker *k) {
@@ -371,8 +441,10 @@ static void start(maker *k) {
   for (int32_t i = 0; i < 2; i++) k->base[i] = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, i, 0);
   for (int32_t i = 0; i < 3; i++) keep(&k->g, k->count[i] = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 2 + i, 0));
   k->stride = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 5, 0);
+  for (int32_t i = 0; i < FAVOURITES; i++) k->favourite[i] = below(ES_VEC_COUNT);
   for (int32_t i = 0; i < MUTABLES; i++) {
-    keep(&k->g, k->mutable_g[i] = put(k, ES_VEC_g_const, none, -1, -1, -1, -1, -1, below(100), 0));
+    int32_t from = i == 0 ? ES_VEC_g_arg : ES_VEC_g_const;
+    keep(&k->g, k->mutable_g[i] = put(k, from, none, -1, -1, -1, -1, -1, i == 0 ? 2 + below(3) : below(100), 0));
     for (int32_t class = 0; class < 2; class++) {
       k->pointer[class][i] = put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, below(OFFSETS / 2) * k->bytes, 0);
       int32_t v = put(k, class ? ES_VEC_splati : ES_VEC_splat, none, -1, -1, -1, -1, -1, 7, special());
@@ -384,18 +456,19 @@ static void start(maker *k) {
       keep(&k->x[class], put(k, ES_VEC_load, type_of(k, class), k->base[class], -1, -1, -1, -1, n % OFFSETS * k->bytes, 0));
   for (int32_t n = k->spread ? below(20) : 0; n > 0; n--)
     keep(&k->g, put(k, ES_VEC_g_addk, none, pick(k, &k->g), -1, -1, -1, -1, below(100), 0));
-  for (int32_t n = k->spread ? below(12) : 1; n >= 0; n--)
+  for (int32_t n = k->spread ? below(16) : 1; n >= 0; n--)
     keep(&k->m, put(k, ES_VEC_lt, none, pick(k, &k->x[0]), pick(k, &k->x[0]), -1, -1, -1, 0, 0));
 }
 
 static es_vec *program(es_isa isa, int32_t bytes) {
   maker k = { .v = es_vec_new(isa, bytes), .bytes = bytes, .next = { -1, -1 }, .spread = below(2) };
   start(&k);
-  body(&k, 0);
+  if (below(3)) body(&k, 0);
+  else crowd(&k);
   int32_t at = (OFFSETS + 4 * LANES) * bytes, none = ES_VEC_none;
   for (int32_t i = 0; i < RESULTS; i++, at += LANES * bytes) /* what was computed shows in memory */
     for (int32_t class = 0; class < 2; class++)
-      put(&k, ES_VEC_store, none, k.base[class], pick(&k, &k.x[class]), -1, -1, -1, at, 0);
+      put(&k, ES_VEC_store, none, k.base[class], pick_vector(&k, class), -1, -1, -1, at, 0);
   int32_t scalar_of = put(&k, ES_VEC_splatg, none, pick(&k, &k.g), -1, -1, -1, -1, 0, 0);
   put(&k, ES_VEC_store, none, k.base[1], scalar_of, -1, -1, -1, at, 0);
   return k.v;
@@ -446,8 +519,10 @@ static bool agrees(const es_vec *v, void (*run)(const int64_t *), int32_t *at, b
     interpret(v, words);
     want = m;
     m = start;
-    run(words);
+    bool kept = call(run, words);
     *at = difference(&m, &want, bytes);
+    if (!kept) fprintf(stderr, "vec_fuzz: registers of the caller have changed\n");
+    if (!kept && *at < 0) *at = 0;
     *integer = *at >= CELLS * 8;
     if (*at < 0) continue;
     *at -= BEFORE * bytes + (*integer ? CELLS * 8 : 0);

@@ -66,7 +66,8 @@ void es_asm_put(es_asm *out, const es_x86_ins *ins) {
   if (out->listing) {
     es_text text = {0};
     es_x86_print(ins, &text);
-    list_line(out, text.bytes ? text.bytes : "");
+    out->failed = out->failed || text.failed;
+    if (!text.failed) list_line(out, text.bytes);
     es_text_clear(&text);
   }
   int32_t start = out->length;

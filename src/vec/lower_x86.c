@@ -11,7 +11,8 @@
 
 #define X(name) ES_X86_##name
 
-enum { JZ = 0x84, JNZ = 0x85, JLE = 0x8E, SPARE_MASK = 7 };
+enum { JZ = 0x84, JNZ = 0x85, JLE = 0x8E, SPARE_MASK = 7, PAGE = 4096 };
+enum { FRAME_MAX = 8 * PAGE }; /* the blocks of recipes need 120 bytes (seen) */
 
 /* In the order the allocator hands them out: those a function may change first. */
 static const int8_t scalars[] = {2, 6, 8, 9, 10, 11, 3, 5, 12, 13, 14, 15};
@@ -196,8 +197,7 @@ int8_t es_low_vector(es_lowering *low, int32_t r) {
 
 int8_t es_low_mask(es_lowering *low, int32_t r, int8_t scratch) {
   if (!low->wide_isa) return es_low_vector(low, r);
-  const es_place *place = place_of(low, r);
-  if (place->kind == ES_PLACE_register) return (int8_t)(place->at + 1);
+  if (es_low_in_register(low, r)) return (int8_t)(place_of(low, r)->at + 1);
   general_mem(low, X(mov_rm), ES_RAX, slot(low, r), 0);
   es_low_3(low, X(kmovw_kr), scratch, -1, ES_RAX);
   return scratch;
@@ -292,11 +292,10 @@ static bool scalar(es_lowering *low, const es_vec_code *code) {
     case ES_VEC_g_addk: return add_constant(low, code), true;
     case ES_VEC_g_sub: return subtract(low, code), true;
     case ES_VEC_g_mulk: return multiply(low, code), true;
-    case ES_VEC_g_shrk: {
+    case ES_VEC_g_shrk:
       scalar_move(low, code, code->at[0]);
       if (code->k) general(low, X(sar_i), scalar_result(low, code), -1, code->k);
       return true;
-    }
     case ES_VEC_g_set: return scalar_move(low, code, code->at[1]), true;
     default: return false;
   }
@@ -350,9 +349,7 @@ static bool straight(es_lowering *low, const es_vec_code *code) {
                                    .mem = es_low_address(low, code)});
       return true;
     }
-    case ES_VEC_prefetch:
-      general_mem(low, X(prefetcht0), -1, es_low_address(low, code), 0);
-      return true;
+    case ES_VEC_prefetch: return general_mem(low, X(prefetcht0), -1, es_low_address(low, code), 0), true;
     default: return false;
   }
 }
@@ -377,7 +374,7 @@ static void extract_part(es_lowering *low, int8_t to, int8_t from, int part) {
   es_low_imm(low, X(extract16), to, -1, from, part);
 }
 
-/* Bits of a mask in rdx... none is free, so they are tested from the stack: pushes the mask's bits. */
+/* No general register is free for the bits of a mask: they go below the stack, 8 bytes of the red zone. */
 static void push_bits(es_lowering *low, int32_t r) {
   if (low->wide_isa)
     es_low_3(low, X(kmovw_rk), ES_RAX, -1, es_low_mask(low, r, SPARE_MASK));
@@ -387,7 +384,6 @@ static void push_bits(es_lowering *low, int32_t r) {
 }
 
 static int32_t skip_lane(es_lowering *low, int lane) {
-  /* test dword [rsp - 8], bit */
   uint8_t bytes[] = {0xF7, 0x44, 0x24, 0xF8, 0, 0, 0, 0};
   uint32_t bit = 1u << lane;
   memcpy(bytes + 4, &bit, 4);
@@ -442,11 +438,13 @@ static void strided_store(es_lowering *low, const es_vec_code *code) {
 }
 
 static bool strided(es_lowering *low, const es_vec_code *code) {
-  bool load = code->op == ES_VEC_loads || code->op == ES_VEC_loadsm;
-  bool store = code->op == ES_VEC_stores || code->op == ES_VEC_storesm;
-  if (load) strided_load(low, code);
-  if (store) strided_store(low, code);
-  return load || store;
+  switch (code->op) {
+    case ES_VEC_loads:
+    case ES_VEC_loadsm: return strided_load(low, code), true;
+    case ES_VEC_stores:
+    case ES_VEC_storesm: return strided_store(low, code), true;
+    default: return false;
+  }
 }
 
 /* --- loops --- */
@@ -488,10 +486,14 @@ static int32_t frame_bytes(const es_lowering *low) {
   return low->slots_at + 8 * low->places->scalar_slots;
 }
 
+/* Every page of the frame is touched in order, so that a stack that is full ends in its guard page. */
 static void enter(es_lowering *low) {
   for (int at = FREE_SCALARS; at < SCALARS; at++)
     if (low->places->scalars_used >> at & 1) general(low, X(push), scalars[at], -1, 0);
-  if (frame_bytes(low) > 0) general(low, X(sub_i), ES_RSP, -1, frame_bytes(low));
+  for (int32_t left = frame_bytes(low); left > 0; left -= PAGE) {
+    general(low, X(sub_i), ES_RSP, -1, left < PAGE ? left : PAGE);
+    if (left > PAGE) general_mem(low, X(mov_mr), ES_RAX, at_rsp(0), 0);
+  }
 }
 
 static void leave(es_lowering *low) {
@@ -500,10 +502,6 @@ static void leave(es_lowering *low) {
     if (low->places->scalars_used >> at & 1) general(low, X(pop), scalars[at], -1, 0);
   es_low_put(low, (es_x86_ins){.op = X(zeroupper), .bytes = 32, .a = -1, .b = -1, .c = -1});
   general(low, X(ret), -1, -1, 0);
-}
-
-static bool is_constant(int32_t op) {
-  return op == ES_VEC_splat || op == ES_VEC_splati || op == ES_VEC_iota;
 }
 
 static void load_constants(es_lowering *low) {
@@ -522,7 +520,7 @@ static void instructions(es_lowering *low) {
     if (!low->places->live[i] || low->places->merged[i]) continue;
     int32_t r = target_of(code);
     bool nothing = r >= 0 && (place_of(low, r)->kind == ES_PLACE_constant || place_of(low, r)->kind == ES_PLACE_folded);
-    if (nothing || (r >= 0 && is_constant(code->op) && !low->vec->reg[r].changes)) continue; /* hoisted */
+    if (nothing || (r >= 0 && es_place_constant(code->op) && !low->vec->reg[r].changes)) continue; /* hoisted */
     low->scratch_taken = 0;
     if (code->op == ES_VEC_loop)
       open_loop(low, code, i, &loops[depth++]);
@@ -561,12 +559,16 @@ static esper_status lower(const es_vec *vec, es_lowering *low, es_placement *pla
   low->bytes = (int8_t)(vec->lanes * vec->element_bytes);
   low->vector_count = targets[vec->isa].vectors;
   low->slots_at = places->vector_slots * low->bytes;
+  if (frame_bytes(low) > FRAME_MAX)
+    return es_fail(err, ESPER_ECOMPILE, "vector block: %d bytes of values at once beyond the registers; want %d at most",
+                   frame_bytes(low), FRAME_MAX);
   enter(low);
   load_constants(low);
   instructions(low);
   leave(low);
   es_asm_finish(&low->out);
-  if (low->out.failed) return es_fail(err, ESPER_ENOMEM, "vector block: out of memory");
+  bool starved = low->out.failed || (low->out.listing && low->out.listing->failed);
+  if (starved) return es_fail(err, ESPER_ENOMEM, "vector block: out of memory");
   if (!low->out.refused) return ESPER_OK;
   es_text text = {0};
   es_x86_print(&low->out.culprit, &text);

@@ -46,7 +46,7 @@ static bool is_store(int32_t op) {
          op == ES_VEC_storesm || op == ES_VEC_store1;
 }
 
-static bool is_constant(int32_t op) {
+bool es_place_constant(int32_t op) {
   return op == ES_VEC_splat || op == ES_VEC_splati || op == ES_VEC_iota;
 }
 
@@ -189,7 +189,7 @@ static void simplify(work *w) {
   for (int32_t i = 0; i < vec->count; i++) {
     const es_vec_code *code = &vec->code[i];
     if (!w->out->live[i] || code->result < 0) continue;
-    if (is_constant(code->op) && !vec->reg[code->result].changes)
+    if (es_place_constant(code->op) && !vec->reg[code->result].changes)
       w->out->place[code->result].kind = ES_PLACE_constant;
   }
   for (int32_t i = 0; i < vec->count; i++) {

@@ -44,6 +44,8 @@ esper_status es_place_all(const es_vec *vec, const es_target *target, es_tempora
                           es_placement *out, es_error *err);
 void es_placement_clear(es_placement *placement);
 
+/* Does the op give the same constant whenever it runs? */
+bool es_place_constant(int32_t op);
 /* May operand `at` of the instruction be read from memory? */
 bool es_place_readable(const es_vec *vec, const es_target *target, const es_vec_code *code, int at);
 #endif
