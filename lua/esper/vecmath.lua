@@ -1,22 +1,24 @@
 --- Transcendentals and pointwise nodes on vector registers, f32 and f64 from one source. Used by
 -- emit_chain.lua and recipes.
 --
--- Functions (b, v) -> v. Largest error in ulps of the result, denormal results included, of the
--- plain-C lowering against the C library in (long) double: seen over every 17th f32 (exp: all) and 2e7
--- f64 spread over exponents and the range where the function lives. spec/vecmath_spec.lua samples it.
+-- Functions (b, v) -> v. Largest error in ulps of the result, denormal results included, whether products and sums are
+-- fused (avx512, avx2) or not (plain C), against the C library in (long) double: seen over every 7th f32 (log: all; sigmoid and
+-- silu: all from 1e-7 to 1) and 2e7 f64 spread over exponents and the range where the function lives. spec/vecmath_spec.lua
+-- samples it on every instruction set; with ESPER_SPEC_SWEEP it takes every f32.
 --                      f32      f64    domain; special values are the limits of the exact function; NaN stays
---   exp log            0.9      0.9    all; log(+-0) = -inf, below 0 NaN
---   tanh erf           2.2      2.3    all
---   sigmoid            2.5      2.4    all
---   silu               3.1      3.1    all; NaN at -inf, as gelu and gelu_tanh
---   gelu               4.6      5.5    all
---   gelu_tanh          200     1800    all; in the tail below 0 an error of the exponent u counts |u| times
---   sin cos            2.4      2.2    |x| <= 1e4 (f32), 1e6 (f64)
+--   exp exp_below      1.2      1.2    all; exp_below up to 40. Fused 0.9
+--   log                0.9      0.8    all; log(+-0) = -inf, below 0 NaN
+--   tanh               1.2      1.2    all
+--   erf                1.8      1.7    all
+--   sigmoid silu       2.0      2.0    all; silu NaN at -inf, as gelu and gelu_tanh
+--   gelu               3.6      5.3    all
+--   gelu_tanh          210     1800    all; in the tail below 0 an error of the exponent u counts |u| times
+--   sin cos            2.5      2.4    |x| <= 1e4 (f32), 1e6 (f64)
 --   rsqrt              1.5      1.5    all
 -- Method, derived here: ranges are reduced by Cody-Waite splitting (products exact, so fused and
--- unfused agree); on the reduced range a minimax polynomial found by the Remez exchange in 60
--- digits; its relative error is given beside it. Results near and below the smallest normal number
--- are scaled by two powers of two, so they round once.
+-- unfused agree); on the reduced range a minimax polynomial (quotient of two: gelu) found by the Remez exchange or
+-- Lawson's iteration in 50 digits or more; its relative error is given beside it. Results near and below the smallest
+-- normal number are scaled by powers of two last, so they round once.
 
 local M = {}
 
