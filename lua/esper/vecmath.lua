@@ -24,7 +24,7 @@ local K = {
   f32 = {
     mantissa = 23, bias = 127, sign = -2147483648,
     ln2 = { 0x1.62e4p-1, 1.4286068203094173e-06 },   -- high part: 15 bits
-    exp_low = -122, exp_high = 100,                  -- beyond these exp is 0 and inf
+    exp_low = -122, exp_high = 100, far_low = -200,  -- beyond these exp, exp, x exp(x) is 0, inf, 0
     exp = { 0.49999994, 0.166665211, 0.041668389, 0.00836874545, 0.00138145417 },                  -- 2^-28
     weight = { 1, 1, 0.499992311, 0.166671157, 0.0418903306, 0.0083125013 },                       -- 2^-23.1
     shift = 0x1.8p23, shift_bits = 0x4b400000,       -- adding it rounds to a whole number, in the low bits
@@ -39,7 +39,7 @@ local K = {
     tail_end = 14.75, tail_mask = -4096,             -- the mask keeps 12 bits, whose square is exact
     root = 0x1.40d932p1,                             -- sqrt(2 pi)
     mills_p = { 1.0869261, 0.567237794, 0.171387568, 0.0299875364, 0.002511119 },
-    mills_r = { 2, 1.26299286, 0.417680085, 0.0751374662, 0.00629503559 },                         -- 2^-30
+    mills_r = { 1.26299286, 0.417680085, 0.0751374662, 0.00629503559 },                         -- 2^-30
     half_pi = { 1.5703125, 0.00048375129699707031, 7.5495336204767227e-08, 2.5633441515945189e-12 }, -- 11, 11, 11, 24 bits
     sin = { -0.166666672, 0.00833332911, -0.000198392561, 2.71756539e-06 },                        -- 2^-37
     cos = { 0.0416666679, -0.00138888834, 2.47994376e-05, -2.72033219e-07 },                       -- 2^-43
@@ -47,7 +47,7 @@ local K = {
   f64 = {
     mantissa = 52, bias = 1023, sign = -2 ^ 63,
     ln2 = { 0.69314718055829871, 1.6465949582897082e-12 }, -- high part: 38 bits
-    exp_low = -800, exp_high = 720,
+    far_low = -1500, exp_low = -800, exp_high = 720,
     exp = { 0.5, 0.16666666666666682, 0.041666666666666095, 0.0083333333333169817, 0.0013888888889116355,
             0.0001984126989651574, 2.480158692572994e-05, 2.7557234727262864e-06, 2.7557582271226722e-07,
             2.5112084684549704e-08, 2.0826586083050111e-09 },                                      -- 2^-64
@@ -70,7 +70,7 @@ local K = {
     mills_p = { 1.7925862255359175, 1.592543888468366, 0.91157037164365551, 0.3704993345532554, 0.11179263020078641,
                 0.025510590625807367, 0.0044043771351608653, 0.00056511738885482482, 5.1549887805868939e-05,
                 3.0309178939983038e-06, 8.8082181643481483e-08 },
-    mills_r = { 2, 2.6743132980465654, 1.8255337505554858, 0.81441510392275007, 0.25941817865829281, 0.061188460644146972,
+    mills_r = { 2.6743132980465654, 1.8255337505554858, 0.81441510392275007, 0.25941817865829281, 0.061188460644146972,
                 0.010783911423957611, 0.0014013444542935506, 0.00012877482779113968, 7.5973844907760149e-06,
                 2.2078928700094919e-07 },                                                          -- 2^-63
     half_pi = { 1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21 }, -- 33, 33, 53 bits
@@ -102,10 +102,10 @@ local function with_sign_of(b, v, x)
 end
 
 -- For c = ln 2 times `over`: n = x / c rounded to a whole number, t whose low bits hold n, and r = x - n c. |n| stays
--- below 2^21. NaN: r is NaN, the others anything.
-local function reduce(b, x, over)
+-- below 2^21. NaN: r is NaN, the others anything. `near`: n is taken for that instead, r of x all the same.
+local function reduce(b, x, over, near)
   local k = K[b.ftype]
-  local t = b:fma(x, b:splat(1.4426950408889634 / over), b:splat(k.shift))
+  local t = b:fma(near or x, b:splat(1.4426950408889634 / over), b:splat(k.shift))
   local n = b:sub(t, b:splat(k.shift))
   return n, t, b:fma(n, b:splat(-k.ln2[2] * over), b:fma(n, b:splat(-k.ln2[1] * over), x))
 end
@@ -146,17 +146,22 @@ local function scaled_down(b, v, n, t)
   return b:mul(b:mul(v, lifted), b:splat(2 ^ -k.raise))
 end
 
--- top / (1 + e^-u), top nil: 1; u not below exp_low. e^-u = m / p, p a power of two and m = 1 + r q, so this is top p / (p +
--- m); the smaller of 1 and p joins r q first. With top, p is lifted out of the denormals.
-local function gated(b, top, u)
-  local k, one = K[b.ftype], b:splat(1)
-  local n, t, r = reduce(b, u, 1)
-  local lift = top and k.lift or 0
-  local lifted = b.isa == "avx512" and b:scalef(b:splat(2 ^ lift), n) or b:mul(two_powers(b, t, lift))
-  local p, lower = top and b:mul(lifted, b:splat(2 ^ -lift)) or lifted, slope(b, r, -1)
-  local whole = b:add(b:fma(lower, r, b:min(p, one)), b:max(p, one))
-  if not top then return b:div(p, whole) end
-  return b:mul(b:div(b:mul(top, lifted), whole), b:splat(2 ^ -lift))
+-- p + 1 + r q: the smaller of 1 and p joins r q first.
+local function three(b, p, r, q) return b:add(b:fma(q, r, b:min(p, b:splat(1))), b:max(p, b:splat(1))) end
+
+-- x sigmoid(u) for u up to one_from, of x's sign; beyond that anything, at -inf the NaN of inf * 0. e^-u = m / p, p = 2^n
+-- and m = 1 + r q, so it is x p / (p + m). p is lifted out of the denormals, or scales last: then n alone is bounded below,
+-- and where r is large so is m.
+local function gated(b, x, u)
+  local k = K[b.ftype]
+  if b.isa == "avx512" then
+    local n, _, r = reduce(b, u, 1, at_least(b, k.far_low, u))
+    return b:scalef(b:div(x, three(b, b:scalef(b:splat(1), n), r, slope(b, r, -1))), n)
+  end
+  local _, t, r = reduce(b, at_least(b, k.exp_low, u), 1)
+  local lifted = b:mul(two_powers(b, t, k.lift))
+  local whole = three(b, b:mul(lifted, b:splat(2 ^ -k.lift)), r, slope(b, r, -1))
+  return b:mul(b:div(b:mul(x, lifted), whole), b:splat(2 ^ -k.lift))
 end
 
 -- ---- functions ----
@@ -217,16 +222,15 @@ function M.tanh(b, x)
   return with_sign_of(b, b:select(b:lt(a, b:splat(k.tanh_small)), small, large), x)
 end
 
+-- p / (p + m) as in gated().
 function M.sigmoid(b, x)
   local k = K[b.ftype]
-  return gated(b, nil, at_most(b, k.one_from, at_least(b, k.exp_low, x)))
+  local n, t, r = reduce(b, at_most(b, k.one_from, at_least(b, k.exp_low, x)), 1)
+  local p = b.isa == "avx512" and b:scalef(b:splat(1), n) or b:mul(two_powers(b, t, 0))
+  return b:div(p, three(b, p, r, slope(b, r, -1)))
 end
 
--- x sigmoid(u), u of x's sign and |u| >= |x|; -inf gives the NaN of inf * 0.
-local function weighed(b, x, u)
-  local k = K[b.ftype]
-  return b:select(b:lt(b:splat(k.one_from), u), x, gated(b, x, at_least(b, k.exp_low, u)))
-end
+local function weighed(b, x, u) return b:select(b:lt(b:splat(K[b.ftype].one_from), u), x, gated(b, x, u)) end
 
 function M.silu(b, x) return weighed(b, x, x) end
 
@@ -236,12 +240,13 @@ function M.gelu_tanh(b, x)
   return weighed(b, x, b:mul(x, b:fma(b:mul(x, x), b:splat(c * 0.044715), b:splat(c))))
 end
 
--- a Phi(-a) e^(a^2/2) = T / (sqrt(2 pi) T + R) for 0 <= a <= tail_end, T = a + a^2 P(a) and R polynomials with positive
--- coefficients: where a is large the error of T cancels, and R counts little. Gives T and the divisor.
+-- a Phi(-a) e^(a^2/2) = T / (2 + sqrt(2 pi) T + a R(a)) for 0 <= a <= tail_end, T = a + a^2 P(a), P and R polynomials with
+-- positive coefficients: where a is large the error of T cancels, and R counts little. Gives T and the divisor.
 local function mills(b, a)
   local k = K[b.ftype]
   local top = b:fma(b:mul(a, a), polynomial(b, a, k.mills_p), a)
-  return top, b:fma(top, b:splat(k.root), polynomial(b, a, k.mills_r))
+  local under = b:fma(top, b:splat(k.root), b:mul(a, polynomial(b, a, k.mills_r)))
+  return top, b:add(under, b:splat(2))
 end
 
 -- x Phi(x) = max(x, 0) - a Phi(-a) for a = |x|; NaN at -inf. The square of a is taken exactly, in two parts: the leading
