@@ -74,7 +74,7 @@ local function compiled(path, directory)
   return text:match "(%x+)\t(%u+)"
 end
 
-describe("the autotuner", function()
+describe("the autotuner #process", function()
   local directory, path
   before_each(function()
     directory = process.directory()

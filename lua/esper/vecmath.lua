@@ -186,7 +186,7 @@ function M.weight(b, x)
   local t = b:fma(v, b:splat(1.4426950408889634), b:splat(k.shift))
   local n = b:sub(t, b:splat(k.shift))
   local r = b:fma(n, b:splat(-0.69314718055994531), v)
-  return scaled(b, polynomial(b, r, k.weight), n, t)
+  return scaled_down(b, polynomial(b, r, k.weight), n, t)
 end
 
 -- x = 2^e m, sqrt(1/2) <= m < sqrt 2, f = m - 1, s = f / (2 + f): log m = 2 atanh s = f - (f^2/2 -
