@@ -111,9 +111,10 @@ $(BUILD)/stress/%: spec/stress/%.c $(wildcard spec/stress/*.h) $(OBJ) $(G)/tcc.o
 
 ASAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 asan: ## build with ASan and UBSan and run the specs that reach every C file
-	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS="$(ASAN)" build/asan/esper_native.so build/asan/esper
+	@$(MAKE) --no-print-directory BUILD=build/asan CFLAGS="$(ASAN)" build/asan/esper_native.so build/asan/esper \
+	  $(patsubst %,build/asan/stress/%,vec_fuzz loader_fuzz graph_fuzz plan_fuzz npy_fuzz)
 	@spec/asan.sh
-valgrind: all ## memcheck over compiles and runs on the scalar target
+valgrind: all $(STRESS) ## memcheck over compiles and runs, scalar and AVX2, and the fuzzers
 	@spec/valgrind.sh
 soak: all $(STRESS) ## the long versions of the stress tests (minutes to hours: SOAK=10 multiplies)
 	@spec/soak.sh

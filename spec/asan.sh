@@ -16,6 +16,10 @@ passed=$(grep -c '^ok ' "$out")
 bad=$(grep -cE '^not ok |AddressSanitizer|runtime error:' "$out")
 plan=$(grep -c '^1\.\.' "$out")
 rm -f "$out"
+for fuzz in "vec_fuzz 1500" "loader_fuzz 3000" "graph_fuzz 1000" "plan_fuzz 1000" "npy_fuzz 1000"; do
+  # shellcheck disable=SC2086
+  TMPDIR=${TMPDIR:-/dev/shm} build/asan/stress/$fuzz 1 || bad=$((bad + 1))
+done
 if [ "$bad" -gt 0 ] || [ "$plan" -eq 0 ] || [ "$passed" -lt 20 ]; then
   echo "asan: $passed specs passed, $bad findings, plan $plan"
   exit 1

@@ -1,13 +1,20 @@
 -- Frozen parameters: what a kernel makes of weights is made once for a token, anew for another, never without one.
 local compile = require "esper.compile"
+local draw = require "esper.draw"
 local esper = require "esper"
 local graph_module = require "esper.graph"
 local kernel = require "esper.kernel"
 local native = require "esper.native"
+local process = require "support.process"
+local random_graph = require "support.random_graph"
 local tensor = require "esper.tensor"
+local urza = require "esper.urza"
 local validate = require "esper.validate"
 local vec_case = require "support.vec_case"
 local C = native.C
+
+local COUNT = math.ceil((tonumber(os.getenv "ESPER_SPEC_GRAPHS") or 2000) / 25)
+local FIRST = tonumber(os.getenv "ESPER_SPEC_SEED" or 1)
 
 local TEXT = [[
 graph "spec/frozen"
@@ -25,8 +32,8 @@ local function made()
 end
 
 -- y[0] of a run over `rows` rows of ones; all weights are `weight`.
-local function runner()
-  local k, graph = made()
+local function runner(k, graph)
+  if not k then k, graph = made() end
   local w = tensor.new("f32", { 48, 64 })
   return function(rows, weight, token)
     local x = tensor.new("f32", { rows, 64 })
@@ -66,6 +73,50 @@ local function holds(text, runs, isa)
     assert.is_nil(validate.judge(graph, oracle, results, validate.new_sum(), "run " .. n), keep and text)
   end
   return k
+end
+
+-- A random graph, most of its inputs made parameters and more of its values outputs; nil when that is no graph.
+local function random(seed)
+  local graph = random_graph.make(seed)
+  if not graph then return nil end
+  local state = seed * 7919 % 2147483646 + 1
+  local function one_in(n)
+    state = state * 48271 % 2147483647
+    return state % n == 0
+  end
+  local text = graph:text(true):gsub('(%%%d+) = input ("[^"]+") f32(%b[])', function(id, name, shape)
+    if not shape:find "%a" and not one_in(5) then return ("%s = param %s f32%s init=zeros"):format(id, name, shape) end
+  end)
+  local more = {}
+  for id in text:gmatch "\n(%%%d+) = " do
+    if one_in(3) then more[#more + 1] = ('output "more%d" %s\n'):format(#more, id) end
+  end
+  return (graph_module.parse(text .. table.concat(more)))
+end
+
+-- nil, or what was wrong in runs over several shapes, with two sets of parameters that are frozen and some that are not.
+local function alternate(graph, seed)
+  local function build() return graph, { name = "spec/frozen", mode = "eval", dtype = "f32", hyper = {} } end
+  local r, why = compile.compile("spec/frozen", { build = build })
+  if not r then return tostring(type(why) == "table" and table.concat(why, "; ") or why) end
+  local k, tokens, sets = kernel.wrap(r), { tonumber(C.es_frozen_token()), tonumber(C.es_frozen_token()) }, { {}, {} }
+  for n = 1, 9 do
+    local values, value = draw.symbols(graph, n % 4 + 1, seed)
+    local which, data = (seed + n * n) % 3 + 1, values and validate.leaves(graph, value, n % 4 + 1, seed + n) or {}
+    for name, leaf in pairs(sets[which] and data or {}) do
+      if graph:op(leaf.id) == "param" then
+        sets[which][name] = sets[which][name] or leaf
+        data[name] = sets[which][name]
+      end
+    end
+    local oracle = values and validate.evaluate(graph, validate.symbol_array(graph:dims(), values), data, 1, n)
+    if oracle then
+      local run, results, keep = validate.execution(k, values, data, 1, n, tokens[which])
+      if C.es_kernel_run(k.kernel, run, native.fresh()) ~= 0 then return select(2, native.failure()) end
+      why = validate.judge(graph, oracle, results, validate.new_sum(), "run " .. n)
+      if why and keep then return why end
+    end
+  end
 end
 
 local HEAD = 'graph "spec/frozen"\nsymbol a 0 4096\nsymbol b 0 40\n%0 = input "x" f32[a, 64]\n%1 = input "told" f32[b]\n'
@@ -180,12 +231,44 @@ describe("frozen parameters", function()
     assert.equal(256, run(32, 4, one))  -- an earlier token is not remembered
   end)
 
+  it(("stand for what they are in %d random graphs"):format(COUNT), function()
+    local done, seed, failures = 0, FIRST - 1, {}
+    while done < COUNT do
+      seed = seed + 1
+      local graph = random(seed)
+      if graph then
+        done = done + 1
+        local problem = alternate(graph, seed)
+        if problem then failures[#failures + 1] = ("seed %d: %s"):format(seed, problem) end
+      end
+      if seed % 32 == 0 then collectgarbage() end
+    end
+    assert.same({}, failures)
+  end)
+
   it("take memory of their own, outside the workspace, and only in eval mode", function()
     local k = made()
     assert.is_true(tonumber(k.kept) >= 48 * 64 * 4)
     assert.equal("0", k.workspace)
     local train = assert(compile.compile("transformer/mlp", { mode = "train", set = { dim = 16 } }))
     assert.equal("0", train.kept)
+  end)
+
+  it("are kept alike by a kernel from the store", function()
+    local directory = process.directory()
+    finally(function() process.remove(directory) end)
+    local store, graph = assert(urza.open(directory)), assert(graph_module.parse(TEXT))
+    local function build() return graph, { name = "spec/frozen", mode = "eval", dtype = "f32", hyper = {} } end
+    local encoded = {}
+    for i, status in ipairs { "SUCCESS", "CACHED" } do
+      local k = kernel.wrap(assert(compile.compile("spec/frozen", { build = build, store = store.ptr })))
+      assert.equal(status, k.status)
+      assert.is_true(tonumber(k.kept) > 0)
+      encoded[i] = native.text(C.es_plan_encode, k.plan)
+      local run, one = runner(k, graph), tonumber(C.es_frozen_token())
+      assert.same({ 64, 64, 192 }, { run(32, 1, one), run(32, 2, one), run(32, 3, nil) })
+    end
+    assert.equal(encoded[1], encoded[2])
   end)
 
   it("can be frozen and thawed from scripts", function()

@@ -16,6 +16,7 @@ run graph_fuzz 200000
 run plan_fuzz 200000
 run npy_fuzz 100000
 run pool_hammer 20000
+run frozen_threads 20000
 ESPER_SPEC_GRAPHS=$((2000 * soak)) ESPER_SPEC_SEED=$seed busted spec/random_spec.lua || failed=$((failed + 1))
 echo "soak: seed $seed, $failed failed"
 [ "$failed" -eq 0 ]

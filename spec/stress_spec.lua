@@ -4,8 +4,8 @@ local process = require "support.process"
 
 local SEED = tonumber(os.getenv "ESPER_SPEC_SEED" or 1)
 local AMOUNT = { store_kill = 300, store_flip = 1000, vec_fuzz = 10000, loader_fuzz = 50000, graph_fuzz = 10000, plan_fuzz = 10000,
-  npy_fuzz = 10000, pool_hammer = 300 }
-local FUZZERS = { "vec_fuzz", "loader_fuzz", "graph_fuzz", "plan_fuzz", "npy_fuzz" }
+  npy_fuzz = 10000, pool_hammer = 300, frozen_threads = 500 }
+local FUZZERS = { "vec_fuzz", "loader_fuzz", "graph_fuzz", "plan_fuzz", "npy_fuzz", "frozen_threads" }
 
 local function command(name, amount, more)
   return ("TMPDIR=${TMPDIR:-/dev/shm} timeout 300 %s/stress/%s %d %d %s"):format(process.build, name, amount, SEED, more or "")

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Memcheck over compiles and runs of blueprints on the scalar target, and over the fuzzers, which hand decoders blocks of
-# exactly the length they are told. No errors and no definite leaks are allowed. LuaJIT runs without its compiler, whose
-# machine code memcheck cannot follow.
+# Memcheck over compiles and runs of blueprints on the scalar target and on AVX2, and over the fuzzers, which hand decoders
+# blocks of exactly the length they are told. No errors and no definite leaks are allowed. Valgrind knows no AVX-512, so what
+# runs here has none. LuaJIT runs without its compiler, whose machine code memcheck cannot follow.
 set -u
 build=${BUILD:-build}
 export ESPER_ISA=scalar ESPER_STORE= TMPDIR=${TMPDIR:-/dev/shm} LUA_PATH='lua/?.lua;lua/?/init.lua;?.lua;;' LUA_CPATH="$build/?.so;;"
@@ -12,9 +12,12 @@ if "${check[@]}" luajit -joff spec/support/memcheck.lua plant > /dev/null 2>&1; 
   echo "valgrind: the planted error was not seen"
   failed=1
 fi
-run() { echo "valgrind: $*"; "${check[@]}" "$@" || { failed=$((failed + 1)); echo "FAILED: $*"; }; }
+run() { echo "valgrind: $ESPER_ISA: $*"; "${check[@]}" "$@" || { failed=$((failed + 1)); echo "FAILED: $*"; }; }
 run luajit -joff spec/support/memcheck.lua cnn/norm cnn/conv_small cnn/attention transformer/norm transformer/lora
-run "$build/stress/vec_fuzz" 200 1
+ESPER_ISA=avx2
+run luajit -joff spec/support/memcheck.lua cnn/norm cnn/conv_small cnn/attention cnn/depthwise transformer/norm transformer/lora \
+  transformer/attention transformer/mlp
+run "$build/stress/vec_fuzz" 400 1
 run "$build/stress/loader_fuzz" 3000 1
 run "$build/stress/graph_fuzz" 300 1
 run "$build/stress/plan_fuzz" 300 1

@@ -199,13 +199,29 @@ function M.save(store, r, certificate)
   return held and true -- `held` keeps the bytes alive during the put
 end
 
---- Text of the choices tuned for a result's graph on this processor, or nil. They are a record of their own.
-function M.tuning(store, r)
-  local key, anchors = key_of(r, tuning_target(r))
-  if not key then return nil end
+-- Hash of the record with the choices tuned for a result's graph on this processor; nil, message, status.
+local function tuning_hash(r)
+  local key, anchors, status = key_of(r, tuning_target(r))
+  if not key then return nil, anchors, status end
   local hash = native.new "es_hash"
   C.es_key_hash(key, hash)
-  return choices(store, hash), anchors
+  return hash, anchors
+end
+
+--- Text of the choices tuned for a result's graph on this processor, or nil. They are a record of their own.
+function M.tuning(store, r)
+  local hash = tuning_hash(r)
+  return hash and choices(store, hash)
+end
+
+--- Takes them out of the store again: true when there were any; nil, message, status.
+function M.drop_tuning(store, r)
+  local hash, why, status = tuning_hash(r)
+  if not hash then return nil, why, status end
+  local code = C.es_store_delete(store, hash, native.fresh())
+  if code == native.status.ENOTFOUND then return false end
+  if code ~= 0 then return native.failure() end
+  return true
 end
 
 function M.save_tuning(store, r, text)

@@ -2,7 +2,8 @@
 -- Between a graph and the certificate (validate.lua). Everything is a pure function of the seed.
 --
 -- Shapes: edges first (everything 1, one symbol 0 where its range allows, a lane either side of 8 and 16, one symbol
--- larger than a block, a tile or a buffer, an odd mix, a few rows in all), then random small sizes; a draw that makes an extent negative or the work too large is replaced by a smaller one.
+-- larger than a block, a tile or a buffer, an odd mix, a few rows in all), then random small sizes; a draw that makes an
+-- extent negative or the work too large is replaced by a smaller one.
 
 local native = require "esper.native"
 

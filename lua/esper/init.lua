@@ -104,7 +104,9 @@ end
 
 --- What the key of a source is made from, by the names `esper store ls` has: for urza's why.
 function M.key_fields(source, opts)
-  local r, problem, status = require("esper.compile").key(source, pipeline_options(source, opts or {}))
+  local store, options = M.store(), pipeline_options(source, opts or {})
+  options.store = store and store.ptr -- the choices tuned here are a part of the key
+  local r, problem, status = require("esper.compile").key(source, options)
   if not r then return nil, text_of(problem), status end
   local k, out = r.c_key, { key = r.key, graph = r.graph:hash(), source = r.c_source }
   for _, name in ipairs { "name", "hyper", "mode", "dtype", "target", "passes", "build" } do out[name] = native.string(k[name]) end
@@ -161,24 +163,37 @@ function M.run(source, inputs, opts)
   return kernel:run(inputs, opts)
 end
 
+-- What tuning found goes into the store, or out of it when the defaults are best: true when it is kept; nil, message, status.
+local function keep_tuning(store, report)
+  local artifact, ok, why, status = require "esper.artifact", nil, nil, nil
+  local found = next(report.tuning) ~= nil
+  if found then
+    ok, why, status = artifact.save_tuning(store.ptr, report.source, require("esper.tuning").encode(report.tuning))
+  else
+    ok, why, status = artifact.drop_tuning(store.ptr, report.source)
+  end
+  if ok == nil then return nil, "the choices cannot be stored: " .. why, status end
+  if not ok then return false end -- there were none and there are none
+  local case = report.case
+  ok, why, status = M.compile(case.source, { anew = true, set = case.set, mode = case.mode, dtype = case.dtype })
+  if not ok then return nil, why, status end
+  return found
+end
+
 function M.tune(source, opts)
   local store, why, status = M.store()
   if not store and why then return nil, why, status end
-  local options = setmetatable({ pool = nil }, { __index = opts or {} })
+  local function known(r)
+    local text = store and require("esper.artifact").tuning(store.ptr, r)
+    return text and require("esper.tuning").decode(text)
+  end
   local report
-  report, why, status = require("esper.tune").run(source, options)
+  report, why, status = require("esper.tune").run(source, setmetatable({ known = known }, { __index = opts or {} }))
   if not report then return nil, text_of(why), status end
   report.kept = false
-  if store and next(report.tuning) then
-    local ok
-    local text = require("esper.tuning").encode(report.tuning)
-    ok, why, status = require("esper.artifact").save_tuning(store.ptr, report.source, text)
-    if not ok then return nil, "the choices cannot be stored: " .. why, status end
-    local tuned
-    tuned, why, status = M.compile(source, setmetatable({ anew = true }, { __index = opts or {} }))
-    if not tuned then return nil, why, status end
-    report.kept = true
-  end
+  if not store then return report end
+  report.kept, why, status = keep_tuning(store, report)
+  if report.kept == nil then return nil, why, status end
   return report
 end
 

@@ -2,11 +2,11 @@
 -- Nobody waits for it: a compile takes what the store has, or the defaults.
 --
 --   tune.run(source, { set=, mode=, dtype=, size = { [dimension] = extent }, budget = seconds, pool =,
---                      progress = fn(done, budget) })
+--                      progress = fn(done, budget), known = fn(result of compile) -> choices to go on from })
 --     -> report | nil, message, status
 --   report = { name=, trials=, seconds=, complete = every candidate was tried, before=, after= (nanoseconds of a run, measured side
---              by side at the end; nil when the defaults stayed), tuning=, source = result of compile,
---              rows = { { group = label, choice =, default =, best =, gain = time saved by it, as a share }, ... } }
+--              by side at the end; nil when the defaults stayed), tuning=, source = result of compile, case = of the suite,
+--              rows = { { group = label, choice =, default =, best =, gain = time saved by it now, as a share }, ... } }
 --
 -- Search: choices one after the other; a candidate is compiled from the groups on, its results are held against those of the
 -- defaults (another order of sums, not another computation), and it is timed in turns with the best so far: a few short turns
@@ -107,8 +107,31 @@ local function sweep(state, list, stop)
   return state.best ~= before
 end
 
+-- The search goes on from what was found before, as far as recipes still offer it and it computes the same.
+local function resume(state, list, known)
+  local choices = {}
+  for _, choice in ipairs(list) do
+    local value = known[choice.signature] and known[choice.signature][choice.name]
+    for _, candidate in ipairs(choice.candidates) do
+      if candidate == value and value ~= choice.default then
+        choices, choice.best = with(choices, choice.signature, choice.name, value), value
+      end
+    end
+  end
+  if not next(choices) then return true end
+  local side, why, status = variant(state, choices)
+  if not side then return nil, why, status end
+  side.run(1, native.new "double[1]")
+  if sides.difference(state.first, side) <= SAME then
+    state.best, state.choices = side, choices
+  else
+    for _, choice in ipairs(list) do choice.best = nil end
+  end
+  return true
+end
+
 local function report_of(state, list, started)
-  local report = { name = state.case.name, trials = state.trials, tuning = state.choices, rows = {},
+  local report = { name = state.case.name, case = state.case, trials = state.trials, tuning = state.choices, rows = {},
     source = state.first.compiled, seconds = (C.es_clock_ms() - started) / 1e3 }
   for _, choice in ipairs(list) do
     report.rows[#report.rows + 1] = { group = choice.label, choice = choice.name, default = choice.default,
@@ -131,7 +154,8 @@ function M.run(source, options)
   local list = choices_of(first)
   local state = { case = case, options = options, budget = options.budget or 2, first = first, best = first, choices = {}, trials = 0 }
   first.run(1, native.new "double[1]") -- results to compare with
-  local changed = true
+  local changed
+  changed, why, status = resume(state, list, options.known and options.known(first.compiled) or {})
   while changed == true do
     changed, why, status = sweep(state, list, started + 1e3 * state.budget)
     if changed == nil then return nil, why, status end

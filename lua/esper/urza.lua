@@ -117,7 +117,7 @@ function Store:why(wanted)
     for _, f in ipairs(FIELDS) do if row[f] == wanted[f] then equal = equal + 1 end end
     if equal == #FIELDS then same = row end
     local score = equal + (row.name == wanted.name and 100 or 0)
-    if score > best_same then best, best_same = row, score end
+    if score > best_same and not row.target:find "^tuning/" then best, best_same = row, score end
   end
   if same then
     local proved = same.certified and "certified" or "not certified"

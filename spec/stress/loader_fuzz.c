@@ -14,7 +14,11 @@ static const char unit[] =
     "static double twice(double x) { return x * 2.25; }\n"
     "void first(const long *a, long lo, long hi) { for (long i = lo; i < hi; i++) ((double *)a[0])[i] = twice(sqrt(a[1])); }\n"
     "void second(float *y, const float *x) { memcpy(y, x, 8); y[1] = rintf(table[2] * y[0]); }\n"
-    "double third(unsigned long n) { return n; }\n";
+    "double third(unsigned long n) { return n; }\n"
+    "void block(const long *w);\n" /* as vector blocks are: code and constants in .text, on a line of their own */
+    "__asm__(\".text\\n.p2align 6\\n.globl block\\nblock:\\n.quad 0x4800000039058b48,0xccccccccccc30789\\n\"\n"
+    "\".p2align 6\\n.quad 0x1122334455667788\\n\");\n"
+    "void fourth(const long *w) { block(w); }\n";
 
 /* The relocated places of .text, when it is section 1 and so comes first in the image, lead inside the image. */
 static bool references_inside(const uint8_t *bytes, size_t length, const es_layout *layout) {

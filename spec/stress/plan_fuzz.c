@@ -8,14 +8,14 @@
 #include "run/frame.h"
 #include "run/plan.h"
 
-static const char *const names[] = { "cnn/conv_small", "transformer/attention", "first/router_top2", "first/load_bal_ema" };
+static const char *const names[] = { "cnn/conv_small", "transformer/attention", "transformer/mlp", "first/router_top2", "cnn/norm", "first/load_bal_ema" };
 enum { PLANS = sizeof names / sizeof *names };
 static esper_kernel *kernels[PLANS];
 static es_text seeds[PLANS];
 
 static bool collect(esper_context *context) {
-  const esper_compile_options options = { .struct_size = sizeof options, .mode = "train", .uncertified = true };
-  for (int i = 0; i < PLANS; i++) {
+  for (int i = 0; i < PLANS; i++) { /* plans for inference keep what they make of parameters */
+    const esper_compile_options options = { .struct_size = sizeof options, .mode = i % 2 ? "train" : "eval", .uncertified = true };
     if (esper_compile(context, names[i], &options, &kernels[i])) {
       fprintf(stderr, "plan_fuzz: %s: %s\n", names[i], esper_context_message(context));
       return false;

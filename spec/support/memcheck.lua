@@ -1,4 +1,4 @@
--- Compiles and runs blueprints once each; run under valgrind by spec/valgrind.sh. Arguments: blueprint names, or "plant"
+-- Compiles and runs blueprints, for inference with frozen parameters too; run under valgrind by spec/valgrind.sh. Arguments: blueprint names, or "plant"
 -- for machine code that writes one byte past a block.
 local esper = require "esper"
 local native = require "esper.native"
@@ -27,6 +27,10 @@ for _, name in ipairs(arg) do
     assert(outputs, why)
     local count = 0
     for _ in pairs(outputs) do count = count + 1 end
-    print(("memcheck %s %s: %d outputs"):format(name, mode, count))
+    if mode == "eval" then
+      local options = { seed = 1, threads = false, unproved = true, params = assert(kernel:params(1)):freeze() }
+      for _ = 1, 2 do assert(kernel:run(inputs, options)) end
+    end
+    print(("memcheck %s %s %s: %d outputs"):format(kernel.isa, name, mode, count))
   end
 end

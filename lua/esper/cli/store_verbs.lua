@@ -29,7 +29,7 @@ M.ls = with(function(store, args)
   if args.json then return true, json.array(list) end
   local rows = { { "key", "blueprint", "mode", "dtype", "target", "bytes", "certified", "hyper" } }
   for _, r in ipairs(list) do
-    local proved = r.certified and "yes" or "no"
+    local proved = r.certified and "yes" or r.target:find "^tuning/" and "-" or "no"
     rows[#rows + 1] = { r.key:sub(1, 12), r.name, r.mode, r.dtype, r.target, size(r.bytes), proved, r.hyper }
   end
   print(text.columns(rows, "lllllrll"))
@@ -52,6 +52,7 @@ M.show = with(function(store, args)
   end
   if r.section_graph then print("\n" .. r.section_graph) end
   if r.section_certificate then print(r.section_certificate) end
+  if r.section_tuning then print("\n" .. r.section_tuning) end
   return true
 end)
 
