@@ -167,6 +167,37 @@ local function moved_pointer(isa, w)
   for lane = 0, lanes - 1 do assert.equal(4 * lane + 6 * lanes, to[lane]) end
 end
 
+-- Constants that loops hold in registers are shared when their bits are equal, not when they compare so.
+local function constants(isa, w)
+  local lanes = vec.lanes(isa, w.f)
+  local to = native.new(w.float .. "[?]", 4 * lanes)
+  local list = { 0, -0.0, 1, 0 / 0 }
+  case.build(isa, w.f, function(b)
+    b:loop(b:arg(1), function()
+      for i, n in ipairs(list) do b:store(b:arg(0), b:splat(n), (i - 1) * lanes * w.bytes) end
+    end)
+  end)(address(to), 2)
+  for i, n in ipairs(list) do
+    for lane = 0, lanes - 1 do
+      local x = to[(i - 1) * lanes + lane]
+      assert.is_true(n ~= n and x ~= x or n == x and 1 / n == 1 / x, i)
+    end
+  end
+end
+
+-- A loaded value that is set to another one before it is read.
+local function set_load(isa, w)
+  local lanes = vec.lanes(isa, w.f)
+  local from, to = native.new(w.float .. "[?]", 2 * lanes), native.new(w.float .. "[?]", lanes)
+  for i = 0, 2 * lanes - 1 do from[i] = i end
+  case.build(isa, w.f, function(b)
+    local v, one = b:load(b:arg(0)), b:load(b:arg(0), lanes * w.bytes)
+    b:set(v, b:add(one, one))
+    b:store(b:arg(1), b:add(one, v))
+  end)(address(from), address(to))
+  for lane = 0, lanes - 1 do assert.equal(3 * (lanes + lane), to[lane]) end
+end
+
 -- More values alive than there are registers of any kind, across nested loops.
 local function crowded(isa, w)
   local lanes, many, words = vec.lanes(isa, w.f), 40, 18
@@ -225,6 +256,8 @@ for _, isa in ipairs(case.isas()) do
       it("loops, and registers changed in them", function() loops(isa, w) end)
       it("sixteen loops inside each other", function() nested(isa, w) end)
       it("a pointer does not run ahead of a load", function() moved_pointer(isa, w) end)
+      it("a value that is loaded, then set", function() set_load(isa, w) end)
+      it("constants keep their bits in loops", function() constants(isa, w) end)
       it("values that do not fit the registers", function() crowded(isa, w) end)
     end)
   end

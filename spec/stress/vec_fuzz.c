@@ -240,6 +240,7 @@ typedef struct maker {
   int32_t mutable_g[MUTABLES], mutable_v[2][MUTABLES];
   int32_t pointer[2][MUTABLES]; /* anywhere in the first half of the offsets; moved by a g_set some time after next[] was made */
   int32_t next[2];              /* -1: none */
+  int32_t index;                /* a small number that changes */
   bool spread;                  /* old values are as welcome as new ones, so that many are alive */
   int32_t favourite[FAVOURITES];
   pool g, m, x[2];
@@ -369,19 +370,25 @@ static void instruction(maker *k, int32_t op) {
   if (row->result[0] == 'g') keep(&k->g, result);
 }
 
-/* A load that one instruction reads, its pointer moved in between, or just after: by a sum made before or after the load. */
+/* A load that one instruction reads, its pointer or index moved in between, or just after: to a value made before or after
+ * the load. */
 static void moved_load(maker *k) {
   static const int32_t loads[] = { ES_VEC_load, ES_VEC_bcast, ES_VEC_loadx, ES_VEC_bcastx }, users[] = { ES_VEC_add, ES_VEC_sub };
-  int32_t none = ES_VEC_none, class = below(2), p = k->pointer[class][below(MUTABLES)], op = loads[below(4)], scale = k->bytes;
-  int64_t far = below(OFFSETS / 2) * k->bytes, when = below(4);
-  int32_t before = when < 2 ? put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, far, 0) : -1;
-  bool indexed = op == ES_VEC_loadx || op == ES_VEC_bcastx;
-  int32_t v = put(k, op, type_of(k, class), p, indexed ? k->count[below(3)] : -1, -1, -1, -1, 0, scale);
-  int32_t next = before >= 0 ? before : put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, far, 0);
-  if (when % 2) put(k, ES_VEC_g_set, none, p, next, -1, -1, -1, 0, 0);
+  int32_t none = ES_VEC_none, class = below(2), p = k->pointer[class][below(MUTABLES)], op = loads[below(4)], when = below(4);
+  bool indexed = op == ES_VEC_loadx || op == ES_VEC_bcastx, by_index = indexed && below(2);
+  int32_t index = by_index ? k->index : k->count[below(3)], moved = by_index ? k->index : p, next = -1, v = -1;
+  for (int32_t step = 0; step < 2; step++) {
+    if (step == (when < 2))
+      v = put(k, op, type_of(k, class), p, indexed ? index : -1, -1, -1, -1, 0, k->bytes);
+    else if (by_index)
+      next = put(k, ES_VEC_g_const, none, -1, -1, -1, -1, -1, below(4), 0);
+    else
+      next = put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, below(OFFSETS / 2) * k->bytes, 0);
+  }
+  if (when % 2) put(k, ES_VEC_g_set, none, moved, next, -1, -1, -1, 0, 0);
   int32_t other = pick(k, &k->x[class]), swap = below(2);
   keep(&k->x[class], put(k, users[below(2)], none, swap ? v : other, swap ? other : v, -1, -1, -1, 0, 0));
-  if (when % 2 == 0) put(k, ES_VEC_g_set, none, p, next, -1, -1, -1, 0, 0);
+  if (when % 2 == 0) put(k, ES_VEC_g_set, none, moved, next, -1, -1, -1, 0, 0);
 }
 
 /* Up to more vectors, masks and scalars alive around a few instructions than there are registers; all of them show in the last
@@ -441,13 +448,15 @@ static void start(maker *k) {
   for (int32_t i = 0; i < 2; i++) k->base[i] = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, i, 0);
   for (int32_t i = 0; i < 3; i++) keep(&k->g, k->count[i] = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 2 + i, 0));
   k->stride = put(k, ES_VEC_g_arg, none, -1, -1, -1, -1, -1, 5, 0);
+  k->index = put(k, ES_VEC_g_const, none, -1, -1, -1, -1, -1, below(4), 0);
   for (int32_t i = 0; i < FAVOURITES; i++) k->favourite[i] = below(ES_VEC_COUNT);
   for (int32_t i = 0; i < MUTABLES; i++) {
     int32_t from = i == 0 ? ES_VEC_g_arg : ES_VEC_g_const;
     keep(&k->g, k->mutable_g[i] = put(k, from, none, -1, -1, -1, -1, -1, i == 0 ? 2 + below(3) : below(100), 0));
     for (int32_t class = 0; class < 2; class++) {
       k->pointer[class][i] = put(k, ES_VEC_g_addk, none, k->base[class], -1, -1, -1, -1, below(OFFSETS / 2) * k->bytes, 0);
-      int32_t v = put(k, class ? ES_VEC_splati : ES_VEC_splat, none, -1, -1, -1, -1, -1, 7, special());
+      int32_t v = i == 0 ? put(k, ES_VEC_load, type_of(k, class), k->pointer[class][0], -1, -1, -1, -1, 0, 0)
+                         : put(k, class ? ES_VEC_splati : ES_VEC_splat, none, -1, -1, -1, -1, -1, 7, special());
       keep(&k->x[class], k->mutable_v[class][i] = v);
     }
   }
