@@ -18,8 +18,8 @@
 --           flops= bytes= workspace= kept=   text over the dims; kept: while parameters are frozen     kernels=   number of steps
 --           unit= object=          C text and object code, likewise      certificate_text=   what the store held, or nil
 --           ms={ [stage] = milliseconds, total= }
---           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, workspace without
---               sharing, per group its steps
+--           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, what all
+--               intermediate values would take, per group its steps
 --   compile.again(result, choices)  a fresh result once more, recipes with other choices (tuning.lua); has no key
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key

@@ -7,7 +7,8 @@
 --
 --   planner.build{ groups = group.build's result, source = graph before the passes, code = { { steps=, temps= }, ... } }
 --     -> { plan = es_plan *, naive = text, slots = n } | nil, message, status
---   naive: bytes of all temporaries side by side; the plan's workspace is what they need taking turns
+--   naive: bytes of all intermediate values, each computed into memory of its own, as a node by node execution would; the
+--   plan's workspace is what is left of them after fusion, taking turns
 local cost = require "esper.cost"
 local native = require "esper.native"
 local C = native.C
@@ -201,6 +202,19 @@ function Planner:find_fixed()
   end
 end
 
+-- Values computed on the way: of every node of every group that is neither output nor made of parameters alone.
+function Planner:intermediates()
+  local f, fixed, sum = self.f, self.groups.fixed or {}, self.f.D:const(0)
+  for _, group in ipairs(self.groups.groups) do
+    for id in pairs(group.args) do
+      if not self.output[id] and not fixed[id] then
+        sum = f.D:add(sum, f.D:mul(f:numel(id), f.D:const(native.dtypebytes[f.dtype[id]])))
+      end
+    end
+  end
+  return sum
+end
+
 local function build(p, options)
   local f = p.f
   p:roots()
@@ -213,8 +227,7 @@ local function build(p, options)
   end
   p:find_fixed()
   local list = p:lives(options.code)
-  local naive = f.D:const(0)
-  for _, life in ipairs(list) do naive = life.kept and naive or f.D:add(naive, life.bytes) end
+  local naive = p:intermediates()
   local slots = p:share(list)
   p:place(list)
   for n, code in ipairs(options.code) do

@@ -226,7 +226,7 @@ function M.text(report)
     report_text.peaks(report.peaks), text.columns(rows_of(report), "rllrrrrrlrrr"),
     ("whole run %s, median of %d; %.1f GFLOP/s, %.1f GB/s, %.0f%% of the peak (%s); compiled in %.1f ms"):format(
       report_text.time(report.total_us), report.runs, report.gflops, report.gbs, 100 * report.share, report.bound, report.compile_ms),
-    ("memory passes %d (node by node %d), copies %d (%s); workspace %s of %s without sharing; weights %s"):format(m.passes,
+    ("memory passes %d (node by node %d), copies %d (%s); workspace %s of %s of intermediates; weights %s"):format(m.passes,
       m.passes_node_by_node, m.copies, bytes(m.copied_bytes), bytes(m.workspace), bytes(m.naive_workspace), bytes(m.weights)),
     "hardware counters " .. report.counters, "", require("esper.bench.roofline").text(M.points(report)) }
   return table.concat(out, "\n")
