@@ -15,6 +15,7 @@ local sweep = require "esper.emit_sweep"
 local M = {}
 
 local STASH = 4    -- instructions of a value from which on it is computed once
+local LONG_ROW = 8192 -- bytes
 local STRAIGHT = 4 -- vectors up to which a row stays in registers from pass to pass
 
 local function pick(list, axes)
@@ -161,6 +162,7 @@ function Fold:stat_pass(i, stat, stats)
     memo[v.ahead] = memo[v.ahead] or value(v)
     local x = stat.value(b, memo[v.ahead], unpack(stats))
     if stat.keep then
+      self:ask_ahead(v, extents)
       if pass.straight then memo[v.ahead] = x else v.put(self.first_store, x) end
     end
     add(v, x)
@@ -180,6 +182,19 @@ function Fold:stat_pass(i, stat, stats)
   end
 end
 
+-- Asks for the next row in the last pass that reads this one: long rows come from memory, where the first pass would wait.
+function Fold:ask_ahead(v, extents)
+  local b, row = self.s.b, extents[1]
+  if #extents > 1 or type(row) ~= "number" or row * b.bytes < LONG_ROW then return end
+  for i in ipairs(self.spec.plan.sources) do
+    local operand = self.operands[i]
+    local strides = operand.strides
+    if operand.at and self.k.dims:value(strides[#strides]) == 1 and #strides == 1 and self.k.dims:value(operand.step) == row then
+      b:prefetch(operand.at, (row + v.ahead * b.lanes) * b.bytes)
+    end
+  end
+end
+
 function Fold:write_pass(stats)
   local extents, operands = self:over_reduced(self:write_reads(), false)
   local pass
@@ -187,6 +202,7 @@ function Fold:write_pass(stats)
     body = function(v)
       local x = pass.straight and self.memo[v.ahead] or self:element(v)
       self:write(v, stats, x)
+      if not self.keeps then self:ask_ahead(v, extents) end
     end }
   return pass
 end
