@@ -408,6 +408,21 @@ output "y" %3]] },
 %6 = reduce_sum %4 axes=1
 output "y" %5
 output "z" %6]] },
+  { "a long chain link by link, of a view and of a broadcast row", { n = 2053 }, [[%0 = input "x" f32[n, 7]
+%1 = permute %0 perm=1,0
+%2 = tanh %1
+%3 = sigmoid %2
+%4 = gelu %3
+%5 = silu %4
+%6 = input "z" f32[1, 7]
+%7 = expand %6 shape=[n, 7]
+%8 = log_softmax %0 axis=1
+%9 = gelu %7
+%10 = tanh %9
+%11 = sigmoid %10
+output "y" %5
+output "w" %11
+output "v" %8]] },
   { "outputs that are inputs and each other", { n = 5 }, [[%0 = input "x" f32[n]
 %1 = exp %0
 %2 = reshape %1 shape=[n, 1]
