@@ -21,6 +21,7 @@ local function bytes_of(k, o, stride) return ("%s * %dL"):format(k:dim(stride), 
 local function step(k, o, active, label, height, width, body, when)
   local D = k.dims
   local across, down = D:ceildiv(o.n, width), D:ceildiv(o.m, height)
+  o.wide = (D:value(o.n) or 1) % width == 0 and width or nil
   k:step { tiles = D:mul(active, D:mul(k:product(o.batch), D:mul(down, across))), label = label, when = when }
   k:tiles(function(t)
     k:line("long c0 = %s %% %s * %dL, rest = %s / %s;", t, k:dim(across), width, t, k:dim(across))
@@ -43,7 +44,7 @@ end
 -- The epilogue of rows first .. m - 1 of the tile, from rows of raw sums `line` elements apart.
 local function finish(k, o, raw, line, first, plus)
   k:epilogue_rows { row = first == "0" and "row" or ("row + %s"):format(first), rows = first == "0" and "m" or "m - " .. first,
-    column = "c0", n = "n", from = ("(char *)%s"):format(raw), from_step = ("%dL"):format(line * o.bytes), plus = plus }
+    column = "c0", n = o.wide or "n", from = ("(char *)%s"):format(raw), from_step = ("%dL"):format(line * o.bytes), plus = plus }
 end
 
 -- Columns of a tile of dots: so many that their rows of b are about 256 KiB, of 128 to 512 bytes.
@@ -115,7 +116,7 @@ function M.tile_form(k, o, uneven_n, panels)
     heights, width = { 64, 32 }, 4 * panel
   end
   if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
-  if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 4 * K_PIECE / o.bytes end
+  if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 8 * K_PIECE / o.bytes end
   local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
   return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
 end
