@@ -1,8 +1,8 @@
 --- Contractions: linear and matmul, any strides, broadcast batch axes, bias and pointwise epilogue fused.
 --
 -- out[batch, m, n] = bias[n] + sum_k a[batch, m, k] b[batch, k, n]. The axes of the output but the last become one axis m,
--- along which b does not change, and the batch axes before it. Raw sums go to a stack buffer; the epilogue finishes
--- them from there, bias included. Two forms, written by contract_forms.lua, each a step of its own:
+-- along which b does not change, and the batch axes before it. A short epilogue, bias included, finishes sums in registers, any
+-- other from a stack buffer. Two forms, written by contract_forms.lua, each a step of its own:
 --   dots   inner products; a's and b's k steps are 1. For few rows, where it reads b once, as it lies and at the speed of
 --          memory, and for few columns. Packs nothing.
 --   tiles  register tiles, one row high for very few rows; reads a as it lies when its k step is 1, b when its n step is
@@ -72,7 +72,6 @@ local function describe(k, group)
   o.a_along_k, o.a_along_m = one(o.ak, o.k), one(o.am, o.m)
   o.b_along_k, o.b_along_n = one(o.bk, o.k), one(o.bn, o.n)
   o.whole = (D:value(o.k) or 1) % (2 * o.lanes) == 0
-  o.direct = k.stored and #(group.epilogue or {}) == 0 and (not o.bias or D:value(o.bias.strides[1]) == 1)
   if o.bias then -- as an operand over the output
     local strides = {}
     for axis = 1, #group.space do strides[axis] = D:const(0) end

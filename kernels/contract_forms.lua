@@ -41,10 +41,10 @@ local function step(k, o, active, label, height, width, body, when)
   end)
 end
 
--- The epilogue of rows first .. m - 1 of the tile, from rows of raw sums `line` elements apart.
-local function finish(k, o, raw, line, first, plus)
-  k:epilogue_rows { row = first == "0" and "row" or ("row + %s"):format(first), rows = first == "0" and "m" or "m - " .. first,
-    column = "c0", n = o.wide or "n", from = ("(char *)%s"):format(raw), from_step = ("%dL"):format(line * o.bytes), plus = plus }
+-- The epilogue of the tile, from rows of raw sums `line` elements apart.
+local function finish(k, o, raw, line)
+  k:epilogue_rows { row = "row", rows = "m", column = "c0", n = o.wide or "n", from = ("(char *)%s"):format(raw),
+    from_step = ("%dL"):format(line * o.bytes), plus = o.plus }
 end
 
 -- Columns of a tile of dots: so many that their rows of b are about 256 KiB, of 128 to 512 bytes.
@@ -99,7 +99,7 @@ function M.dots(k, o, active, narrow, when)
       rest("rows", "m - rows", "done", "1", "n - done")
     end
     k:close()
-    finish(k, o, raw, line, "0", o.plus)
+    finish(k, o, raw, line)
   end, when)
 end
 
@@ -118,7 +118,8 @@ function M.tile_form(k, o, uneven_n, panels)
   if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
   if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 8 * K_PIECE / o.bytes end
   local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
-  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
+  if not o.a_along_k then height = math.floor(height / mr) * mr end
+  return { mr = mr, nv = nv, height = height, width = width, piece = piece }
 end
 
 function M.single_rows(o)
@@ -137,13 +138,10 @@ local function packing(k, o, along)
   return along and k:block(blocks.turn(), o.dtype, "contract turn") or k:block(blocks.copy(), o.dtype, "contract copy")
 end
 
--- Packs what of a is not read as it lies: all of it, or the rows below the last whole register tile.
+-- Packs a where its k step is not 1.
 local function pack_a(k, o, packed, line)
   local ak, am = bytes_of(k, o, o.ak), bytes_of(k, o, o.am)
-  if o.a_along_k then
-    k:line("if (whole < m)")
-    k:call(packing(k, o, false), { "m - whole", "depth", ("a_k + whole * %s"):format(am), am, ak, packed, line })
-  elseif o.a_along_m then
+  if o.a_along_m then
     k:call(packing(k, o, true), { "depth", "m", "a_k", ak, packed, line })
   else
     k:call(packing(k, o, false), { "m", "depth", "a_k", am, ak, packed, line })
@@ -186,19 +184,40 @@ local function place_b(k, o, form, panel, panels)
   k:close()
 end
 
--- The register tiles of one panel. t: form, packed = { rows of a packed, bytes from one to the next } or nil, to = C address
--- and byte step of the whole register tiles of a, rest = of the one below them (nil: follows them), start = C address or nil.
+-- Heights of the register tiles of a tile whose rows are read as they lie: as few rows as possible are taken one by one. Each
+-- with C expressions: how many of them, and rows above them.
+local function heights(k, o, form)
+  local mr, rows = form.mr, k.dims:value(o.m)
+  local function fit(by) return rows and rows % by == 0 and form.height % by == 0 end
+  k:line("long whole = m / %dL;", mr)
+  local list = { { mr, "whole", "0L" } }
+  if fit(mr) then return list end
+  if mr == 6 then k:line("if (m % 6L / 2L == 1L && whole > 0) whole--;") end -- two of four rows take eight
+  if mr > 4 then list[2] = { 4, "fours", ("whole * %dL"):format(mr) } end
+  k:line("long fours = %s, ones = m - whole * %dL - fours * 4L;", mr > 4 and ("(m - whole * %dL) / 4L"):format(mr) or "0L", mr)
+  if mr > 1 and not fit(4) then list[#list + 1] = { 1, "ones", "(m - ones)" } end
+  return list
+end
+
+-- The register tiles of one panel. t: form, heights; packed = { rows of a packed, bytes from one to the next } where a is; sums = C
+-- address and byte step of the rows of sums, or ending = what finishes them in registers.
 local function multiply(k, o, t, nv)
-  local mr = t.form.mr
-  local tile = k:block(blocks.tile(mr, nv, t.start), o.dtype, ("contract tile %d %d %s"):format(mr, nv, t.start and "row" or ""))
-  local function rows(count, from, step, to)
-    k:call(tile, { "depth", from, step, count, "b_j", "b_step", to[1], to[2], "k0 > 0", t.start })
+  local function rows(height, count, first, from, step)
+    if t.ending then
+      local words = { "depth", from, step, count, "b_j", "b_step" }
+      local ending = t.ending:over("row + " .. first, "c0 + j", words)
+      return k:call(k:block(blocks.tile(height, nv, ending), o.dtype), words)
+    end
+    local tile = k:block(blocks.tile(height, nv), o.dtype, ("contract tile %d %d"):format(height, nv))
+    k:call(tile, { "depth", from, step, count, "b_j", "b_step", ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0" })
   end
-  if not o.a_along_k then return rows(("(m + %dL) / %dL"):format(mr - 1, mr), t.packed[1], t.packed[2], t.to) end
-  rows("whole / " .. mr .. "L", "a_k", bytes_of(k, o, o.am), t.to)
-  if t.packed then
-    k:line("if (whole < m)")
-    rows("1", t.packed[1], t.packed[2], t.rest or { ("%s + whole * %s"):format(t.to[1], t.to[2]), t.to[2] })
+  local mr = t.form.mr
+  if t.packed then return rows(mr, ("(m + %dL) / %dL"):format(mr - 1, mr), "0L", t.packed[1], t.packed[2]) end
+  local am = bytes_of(k, o, o.am)
+  for _, h in ipairs(t.heights) do
+    k:open("if (%s > 0)", h[2])
+    rows(h[1], h[2], h[3], ("a_k + %s * %s"):format(h[3], am), am)
+    k:close()
   end
 end
 
@@ -223,40 +242,36 @@ local function finish_turned(k, o, raw, form)
     from_step = form.height * o.bytes .. "L", plus = o.plus }
 end
 
---- Where nothing is left for the epilogue, one piece is all of k and register tiles fit, they go straight to the output, the
--- bias being what they start from, but for rows below the last whole one.
+--- Where one piece is all of k, register tiles fit and the epilogue is short, it is done in registers; else on rows of sums.
 function M.tiles(k, o, active, form, label, when, panels)
   local D, nr = k.dims, form.nv * o.lanes
-  local uneven_m = (D:value(o.m) or 1) % form.mr ~= 0
   local last = (D:value(o.n) or 1) % nr
-  local direct = o.direct and not form.turned and last == 0 and o.a_along_k and (D:value(o.k) or 1 / 0) <= form.piece
+  local fits = not form.turned and o.a_along_k and (last == 0 or form.nv == 2 and last == o.lanes)
+    and (D:value(o.k) or 1 / 0) <= form.piece
   local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
   step(k, o, active, label, form.height, form.width, function()
-    local raw = (not direct or uneven_m) and k:buffer(o.dtype, (direct and form.mr or form.height) * form.width)
+    local t = { form = form, ending = fits and k:ending(o.plus) or nil }
+    local raw = not t.ending and k:buffer(o.dtype, form.height * form.width)
     local panel = not panels and (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
-    local a_rows = not o.a_along_k and math.ceil(form.height / o.lanes) * o.lanes or uneven_m and form.mr
-    local t = { form = form, packed = a_rows and { k:buffer(o.dtype, a_rows * a_line), a_line * o.bytes .. "L" } }
-    local in_raw = raw and { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" }
-    t.to = in_raw
-    if direct then
-      t.to, t.rest = { "to", bytes_of(k, o, o.n) }, in_raw
-      t.start = o.bias and k:at(o.bias, { "c0 + j" })
+    if o.a_along_k then
+      t.heights = heights(k, o, form)
+    else
+      t.packed = { k:buffer(o.dtype, math.ceil(form.height / o.lanes) * o.lanes * a_line), a_line * o.bytes .. "L" }
     end
-    k:line("long whole = m / %dL * %dL;", form.mr, form.mr)
+    if raw then t.sums = { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" } end
     k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
     k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece)
     k:line("char *a_k = a_at + k0 * %s, *b_k = b_at + k0 * %s;", bytes_of(k, o, o.ak), bytes_of(k, o, o.bk))
     if t.packed then pack_a(k, o, t.packed[1], t.packed[2]) end
     k:open("for (long j = 0; j < n; j += %dL)", nr)
     place_b(k, o, form, panel, panels)
-    if direct then k:line("char *to = %s + (row * %s + c0 + j) * %dL;", k:write(o.id), k:dim(o.n), o.bytes) end
     panel_tiles(k, o, t, last)
     k:close()
     k:close()
     if form.turned then
       finish_turned(k, o, raw, form)
     elseif raw then
-      finish(k, o, raw, form.width, direct and "whole" or "0", not direct and o.plus or nil)
+      finish(k, o, raw, form.width)
     end
   end, when)
 end
