@@ -116,7 +116,9 @@ function M.tile_form(k, o, uneven_n, panels)
     heights, width = { 64, 32 }, 4 * panel
   end
   if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
-  if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 8 * K_PIECE / o.bytes end
+  if panels and o.a_along_k then
+    heights, piece = nv * o.lanes * o.bytes < 128 and { 256, 128 } or { 128, 256, 64 }, 8 * K_PIECE / o.bytes
+  end
   local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
   if not o.a_along_k then height = math.floor(height / mr) * mr end
   return { mr = mr, nv = nv, height = height, width = width, piece = piece }
@@ -149,12 +151,12 @@ local function pack_a(k, o, packed, line)
 end
 
 -- Panels of b, packed once: temporary and bytes of one, all of k deep and up to a whole number of lanes, which `turn` fills.
-function M.panels(k, o, active, form)
+function M.panels(k, o, form)
   local D, nr = k.dims, form.nv * o.lanes
   local line = D:mul(D:mul(D:ceildiv(o.k, o.lanes), D:const(o.lanes)), D:const(nr * o.bytes))
   local across = D:ceildiv(o.n, nr)
   local panels = { temp = k:temp(D:mul(across, line), true), bytes = line }
-  k:step { tiles = D:mul(active, across), label = "panels", when = "pack" }
+  k:step { tiles = across, label = "panels", when = "pack" }
   k:tiles(function(t)
     k:line("long j = %s * %dL, wide = %s - j < %dL ? %s - j : %dL;", t, nr, k:dim(o.n), nr, k:dim(o.n), nr)
     local bn, bk, step_out = bytes_of(k, o, o.bn), bytes_of(k, o, o.bk), nr * o.bytes .. "L"
@@ -184,41 +186,47 @@ local function place_b(k, o, form, panel, panels)
   k:close()
 end
 
--- Heights of the register tiles of a tile whose rows are read as they lie: as few rows as possible are taken one by one. Each
--- with C expressions: how many of them, and rows above them.
+-- Heights of the register tiles of a tile whose rows are read as they lie: full ones, then 4, 2 and 1. Each with C expressions: how
+-- many of them, and rows above them.
 local function heights(k, o, form)
-  local mr, rows = form.mr, k.dims:value(o.m)
-  local function fit(by) return rows and rows % by == 0 and form.height % by == 0 end
+  local mr, known = form.mr, k.dims:value(o.m)
+  local function fit(by) return known and known % by == 0 and form.height % by == 0 end
   k:line("long whole = m / %dL;", mr)
-  local list = { { mr, "whole", "0L" } }
-  if fit(mr) then return list end
-  if mr == 6 then k:line("if (m % 6L / 2L == 1L && whole > 0) whole--;") end -- two of four rows take eight
-  if mr > 4 then list[2] = { 4, "fours", ("whole * %dL"):format(mr) } end
-  k:line("long fours = %s, ones = m - whole * %dL - fours * 4L;", mr > 4 and ("(m - whole * %dL) / 4L"):format(mr) or "0L", mr)
-  if mr > 1 and not fit(4) then list[#list + 1] = { 1, "ones", "(m - ones)" } end
+  local list, above, size = { { mr, "whole", "0L" } }, ("(whole * %dL)"):format(mr), mr
+  if mr == 6 and not fit(6) then k:line("if (m % 6L / 2L == 1L && whole > 0) whole--;") end -- two of four rows take eight
+  for _, h in ipairs { 4, 2, 1 } do
+    if h < size and not fit(size) then
+      local count = k:name "count"
+      k:line("long %s = (m - %s) / %dL;", count, above, h)
+      list[#list + 1] = { h, count, above }
+      above, size = ("(%s + %s * %dL)"):format(above, count, h), h
+    end
+  end
   return list
 end
 
 -- The register tiles of one panel. t: form, heights; packed = { rows of a packed, bytes from one to the next } where a is; sums = C
--- address and byte step of the rows of sums, or ending = what finishes them in registers.
+-- address and byte step of the rows of sums, or ending = what finishes them in registers; twin = bytes of a panel where a tile is
+-- two of them: too low tiles to keep the multipliers busy take both at once.
 local function multiply(k, o, t, nv)
   local function rows(height, count, first, from, step)
+    local twin = t.twin and height < 4
+    local words = { "depth", from, step, count, "b_j", "b_step", t.twin or "0" }
+    local build, key
     if t.ending then
-      local words = { "depth", from, step, count, "b_j", "b_step" }
-      local ending = t.ending:over("row + " .. first, "c0 + j", words)
-      return k:call(k:block(blocks.tile(height, nv, ending), o.dtype), words)
+      build = blocks.tile(height, twin and 2 * nv or nv, t.ending:over("row + " .. first, "c0 + j", words), twin)
+    else
+      build, key = blocks.tile(height, twin and 2 * nv or nv, nil, twin), ("contract tile %d %d %s"):format(height, nv, twin and 2 or 1)
+      words[8], words[9], words[10] = ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0"
     end
-    local tile = k:block(blocks.tile(height, nv), o.dtype, ("contract tile %d %d"):format(height, nv))
-    k:call(tile, { "depth", from, step, count, "b_j", "b_step", ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0" })
+    k:open(twin and "if (%s > 0 && j == 0)" or "if (%s > 0)", count)
+    k:call(k:block(build, o.dtype, key), words)
+    k:close()
   end
   local mr = t.form.mr
   if t.packed then return rows(mr, ("(m + %dL) / %dL"):format(mr - 1, mr), "0L", t.packed[1], t.packed[2]) end
   local am = bytes_of(k, o, o.am)
-  for _, h in ipairs(t.heights) do
-    k:open("if (%s > 0)", h[2])
-    rows(h[1], h[2], h[3], ("a_k + %s * %s"):format(h[3], am), am)
-    k:close()
-  end
+  for _, h in ipairs(t.heights) do rows(h[1], h[2], h[3], ("a_k + %s * %s"):format(h[3], am), am) end
 end
 
 -- The tiles of one panel, with half a register tile when nothing is in the other half.
@@ -258,6 +266,7 @@ function M.tiles(k, o, active, form, label, when, panels)
     else
       t.packed = { k:buffer(o.dtype, math.ceil(form.height / o.lanes) * o.lanes * a_line), a_line * o.bytes .. "L" }
     end
+    if panels and o.wide and form.width == 2 * nr then t.twin = k:dim(panels.bytes) end
     if raw then t.sums = { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" } end
     k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
     k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece)
