@@ -141,6 +141,7 @@ end
 -- failing one takes the record out of it.
 function M.certify(kernel, opts)
   opts = opts or {}
+  if type(opts) ~= "table" then error(("options are %s, wanted a table"):format(type(opts)), 2) end
   opts.pool = kernel.pool
   local validate = require "esper.validate"
   kernel.certificate = validate.certify(kernel, opts)
