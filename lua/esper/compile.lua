@@ -169,7 +169,7 @@ local function generate(r, opts, lap)
   unit, code, r.blocks = recipes(r.groups, r, opts.listing)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.object = object_of(r.unit)                                                            lap "object"
-  local made = need(stage.planner.build { groups = r.groups, source = r.graph, code = code })
+  local made = stage.planner.build { groups = r.groups, source = r.graph, code = code }
   r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
 end
@@ -229,12 +229,24 @@ end
 -- Parts of a stored kernel are read when they are asked for.
 local Result = { __index = artifact.part }
 
+-- Want of memory is no defect wherever it strikes; what is thrown says so in our words or LuaJIT's, and a dimension that
+-- could not be made leaves its mark in its table.
+local function starved(r, message)
+  local graph, groups = rawget(r, "graph"), rawget(r, "groups")
+  return message:find "out of memory" or message:find "not enough memory"
+    or graph and C.es_dims_starved(graph:dims().ptr) or groups and C.es_dims_starved(groups.facts.D.ptr)
+end
+
 -- Runs a pipeline; a failure becomes nil, message, status, a defect in our Lua an EINTERNAL with its traceback.
 local function guarded(pipeline, source, opts)
+  local r = setmetatable({ source = source }, Result)
   local ok, result = xpcall(pipeline, function(e)
-    if type(e) == "table" then return e end
-    return { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
-  end, setmetatable({ source = source }, Result), opts or {})
+    local failure = type(e) == "table" and e or { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
+    if failure.status == "EINTERNAL" and starved(r, failure.message) then
+      failure = { message = "compile: out of memory", status = "ENOMEM" }
+    end
+    return failure
+  end, r, opts or {})
   if ok then return result end
   return nil, result.message, result.status
 end

@@ -244,13 +244,10 @@ end
 function M.build(options)
   local groups = options.groups
   local plan = C.es_plan_new(groups.facts.D.ptr)
-  if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
+  if plan == nil then fail("plan: out of memory", "ENOMEM") end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
     index = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
-  local ok, result = pcall(build, p, options)
-  if ok then return result end
-  if type(result) == "table" then return nil, result.message, result.status end
-  return nil, result, "EINTERNAL"
+  return build(p, options)
 end
 
 return M
