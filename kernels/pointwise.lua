@@ -56,6 +56,7 @@ return {
   emit = function(k, group)
     if turn.emit(k, group) then return end
     local list = links(k, group)
+    if list and k:choice("pointwise_chain", { "linked", "whole" }) == "whole" then list = nil end
     local most = list and NEAR or TILE
     local count, unit = k:product(group.space), whole_rows(k, group.space, most)
     local tile = math.floor(most / unit) * unit

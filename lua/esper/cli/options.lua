@@ -9,7 +9,7 @@ local function one_of(name, value, allowed)
   return nil, ("%s %s: wanted %s"):format(name, value, table.concat(allowed, " or "))
 end
 
---- { set=, mode=, dtype=, passes= } or nil, message.
+--- { set=, mode=, dtype=, passes=, size= } or nil, message.
 function M.compile(args)
   local set, why = args_module.pairs(args.set)
   if not set then return nil, why end
@@ -19,6 +19,8 @@ function M.compile(args)
     if not ok then return nil, problem end
   end
   local options = { set = set, mode = args.mode, dtype = args.dtype }
+  options.size, why = M.sizes(args.size)
+  if not options.size then return nil, why end
   if args.passes then
     local file, problem = io.open(args.passes, "rb")
     local text = file and file:read("*a")
