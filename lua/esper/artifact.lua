@@ -247,7 +247,7 @@ end
 
 -- Bytes of a plan's slots as text: the sum over slots of the largest size each must hold. The workspace, or what is kept.
 local function slots_text(plan, kept)
-  local own, D = C.es_plan_dims(plan), dims.new() -- the plan's own table takes no new handles
+  local own, D = C.es_plan_dims(plan), assert(dims.new()) -- the plan's own table takes no new handles
   local order, sizes = {}, {}
   for i = 0, C.es_plan_size_count(plan) - 1 do
     local s = C.es_plan_size_get(plan, i)

@@ -23,7 +23,7 @@
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, what all
 --               intermediate values would take, per group its steps
 --   compile.again(result, choices)  a fresh result once more with other choices (tuning.lua); has no key
---   compile.link(plan, C text or object code) -> es_kernel *, object code
+--   compile.link(plan, C text or object code) -> es_kernel *      throws { message=, status= }, as stages do
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -185,7 +185,7 @@ local function generate(r, opts, lap)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.choices[tuning.PLAN] = r.groups.choices
   r.object = object_of(r.unit)                                                            lap "object"
-  local made = need(stage.planner.build { groups = r.groups, source = r.graph, code = code })
+  local made = stage.planner.build { groups = r.groups, source = r.graph, code = code }
   r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
 end
@@ -242,21 +242,27 @@ local function keyed(r, opts)
   return r
 end
 
-local function linked(r, plan)
-  local object = r.source:sub(1, 4) == "\127ELF" and r.source or object_of(r.source)
-  r.kernel, r.object = kernel_of(plan, object, #object), object
-  return r
-end
-
 -- Parts of a stored kernel are read when they are asked for.
 local Result = { __index = artifact.part }
 
+-- Want of memory is no defect wherever it strikes; what is thrown says so in our words or LuaJIT's, and a dimension that
+-- could not be made leaves its mark in its table.
+local function starved(r, message)
+  local graph, groups = rawget(r, "graph"), rawget(r, "groups")
+  return message:find "out of memory" or message:find "not enough memory"
+    or graph and C.es_dims_starved(graph:dims().ptr) or groups and C.es_dims_starved(groups.facts.D.ptr)
+end
+
 -- Runs a pipeline; a failure becomes nil, message, status, a defect in our Lua an EINTERNAL with its traceback.
 local function guarded(pipeline, source, opts)
+  local r = setmetatable({ source = source }, Result)
   local ok, result = xpcall(pipeline, function(e)
-    if type(e) == "table" then return e end
-    return { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
-  end, setmetatable({ source = source }, Result), opts or {})
+    local failure = type(e) == "table" and e or { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
+    if failure.status == "EINTERNAL" and starved(r, failure.message) then
+      failure = { message = "compile: out of memory", status = "ENOMEM" }
+    end
+    return failure
+  end, r, opts or {})
   if ok then return result end
   return nil, result.message, result.status
 end
@@ -264,9 +270,8 @@ end
 function M.compile(source, opts) return guarded(compile, source, opts) end
 function M.again(result, choices) return guarded(again, result, choices) end
 function M.link(plan, code)
-  local r, why, status = guarded(linked, code, plan)
-  if r then return r.kernel, r.object end
-  return nil, why, status
+  local object = code:sub(1, 4) == "\127ELF" and code or object_of(code)
+  return kernel_of(plan, object, #object)
 end
 function M.key(source, opts) return guarded(keyed, source, opts) end
 function M.early(source, opts) return guarded(early, source, opts) end

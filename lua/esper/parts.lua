@@ -1,11 +1,11 @@
 --- One group of a kernel alone, the autotuner's unit of work: tune.lua times its variants.
 --
---   parts.new(side, pool) -> parts | nil, message, status    side of sides.esper, of a fresh compile: its data and sizes
+--   parts.new(side, pool) -> parts    side of sides.esper, of a fresh compile: its data and sizes
 --   parts.list = { { n = index of the group, signature =, count = groups alike, default = part, choices = of Unit:choice }, ... }
 --       of every group that runs each time and offers choices
---   parts:make(entry, { [choice] = value }) -> part, or false when one that does the same work was made before | nil, message,
---       status
+--   parts:make(entry, { [choice] = value }) -> part, or false when one that does the same work was made before
 --   part = { run = fn(reps, ns), results = fn() -> tensors by name, free = fn() }
+-- Failures are thrown, as compile.lua's stages do: { message =, status = }.
 -- A part has the steps that run at the side's sizes and no others, so it takes about a millisecond to compile. Every value that
 -- groups store lies in a tensor here, as the whole kernel computes it, so a part runs on true data; results that it
 -- writes there differ from those by rounding alone, or it loses.
@@ -46,11 +46,8 @@ end
 -- A plan's part with its operands bound; code: C text or an object.
 function Parts:bound(n, steps, temps, code, all)
   local r, side = self.side.compiled, self.side
-  local made, why, status = planner.part { groups = r.groups, source = r.graph, group = n, steps = steps, temps = temps }
-  if not made then return nil, why, status end
-  local kernel
-  kernel, why, status = compile.link(made.plan, code)
-  if not kernel then return nil, why, status end
+  local made = planner.part { groups = r.groups, source = r.graph, group = n, steps = steps, temps = temps }
+  local kernel = compile.link(made.plan, code)
   local data, run, outputs = native.new("void *[?]", C.es_plan_value_count(made.plan) + 1), native.new "es_run", {}
   for i = 0, self.leaves - 1 do data[i] = side.es_run.data[i] end
   for id, index in pairs(made.values) do data[index] = self:place(id, all).data end
@@ -69,8 +66,7 @@ end
 function Parts:make(entry, choices)
   local unit, groups = self.unit, self.side.compiled.groups
   unit.fixed, unit.present, unit.tuning = groups.fixed, entry.signature, { [entry.signature] = choices }
-  local ok, steps, temps = pcall(unit.group, unit, groups.groups[entry.n])
-  if not ok then return nil, steps, "EINTERNAL" end
+  local steps, temps = unit:group(groups.groups[entry.n])
   local running, numbers, all = self:running(steps)
   local text, renamed = unit:extract(running)
   local key = numbers .. text
@@ -93,9 +89,9 @@ local function fill(self)
   for n, group in ipairs(r.groups.groups) do
     local code = r.code[n]
     local running, _, all = self:running(code.steps)
-    local part, why, status = self:bound(n, running, code.temps, r.object, all)
-    if part then _, why, status = part.run(1, one) end
-    if why then return nil, why, status end
+    local part = self:bound(n, running, code.temps, r.object, all)
+    local _, why, status = part.run(1, one)
+    if why then error({ message = why, status = status }, 0) end
     part.free()
     local choices, entry = r.choices[code.signature], known[code.signature]
     if entry then

@@ -7,7 +7,7 @@
 --
 --   planner.build{ groups = group.build's result, source = graph before the passes, code = { { steps=, temps= }, ... } }
 --     -> { plan = es_plan *, naive = text, slots = n } | nil, message, status
---   planner.part{ groups =, source =, group = n, steps =, temps = } -> { plan =, values = { [node] = value index } } | nil, ...
+--   planner.part{ groups =, source =, group = n, steps =, temps = } -> { plan =, values = { [node] = value index } }
 --     group n alone: what it reads and writes besides leaves, which keep their numbers, is for the caller to place
 --   naive: bytes of all intermediate values, each computed into memory of its own, as a node by node execution would; the
 --   plan's workspace is what is left of them after fusion, taking turns
@@ -284,13 +284,10 @@ end
 local function planned(how, options)
   local groups = options.groups
   local plan = C.es_plan_new(groups.facts.D.ptr)
-  if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
+  if plan == nil then fail("plan: out of memory", "ENOMEM") end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
     index = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
-  local ok, result = pcall(how, p, options)
-  if ok then return result end
-  if type(result) == "table" then return nil, result.message, result.status end
-  return nil, result, "EINTERNAL"
+  return how(p, options)
 end
 
 function M.build(options) return planned(build, options) end

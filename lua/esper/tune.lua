@@ -37,28 +37,28 @@ local FINAL = { rounds = 15, turn = 8 }
 
 local buffer = native.new("double[?]", REPS)
 
+local function need(value, message, status)
+  if value == nil then error({ message = message, status = status }, 0) end
+  return value, message
+end
+
 local function least(side, reps)
-  local ok, why, status = side.run(reps, buffer)
-  if not ok then return nil, why, status end
+  need(side.run(reps, buffer))
   local low = buffer[0]
   for i = 1, reps - 1 do low = math.min(low, buffer[i]) end
   return low
 end
 
---- Is `mine` faster than `best`, whose `time` is known? And the ratio of their times. nil, message, status.
+--- Is `mine` faster than `best`, whose `time` is known? And the ratio of their times.
 function M.order(best, mine)
-  local time, why, status = least(mine, 1) -- makes what is kept of parameters
-  if time then time, why, status = least(mine, time < LONG and 2 or 1) end
-  if not time then return nil, why, status end
+  local time = least(mine, 1) -- makes what is kept of parameters
+  time = least(mine, time < LONG and 2 or 1)
   local long = time >= LONG
   if time > (long and 1.1 or SLOW) * best.time then return false end
   local reps, lead, ratios = math.max(1, math.min(REPS, math.floor(TURN / time))), 0, {}
   for turn = 1, TURNS do
     local took = {}
-    for _, side in ipairs(turn % 2 == 0 and { mine, best } or { best, mine }) do
-      took[side], why, status = least(side, reps)
-      if not took[side] then return nil, why, status end
-    end
+    for _, side in ipairs(turn % 2 == 0 and { mine, best } or { best, mine }) do took[side] = least(side, reps) end
     ratios[turn] = took[mine] / took[best]
     lead = lead + (ratios[turn] < MARGIN and 1 or -1)
     if lead <= (long and -LOST + 1 or -LOST) or lead >= WON then break end
@@ -74,8 +74,7 @@ local LATE = {}
 -- One more trial of entry e: does it win?
 local function won(state, e, side)
   state.trials, e.trials = state.trials + 1, e.trials + 1
-  local wins, ratio, status = M.order(e.best, side)
-  if wins == nil then error({ message = ratio, status = status }, 0) end
+  local wins, ratio = M.order(e.best, side)
   wins = wins and sides.difference(e.reference, side) <= SAME
   if wins then side.time, e.after = e.best.time * ratio, e.after * ratio end
   return wins
@@ -95,8 +94,7 @@ local function try(state, e, values)
   if e.tried[key] then return end
   e.tried[key] = true
   tick(state)
-  local side, why, status = e.make(values)
-  if side == nil then error({ message = why, status = status }, 0) end
+  local side = e.make(values)
   if not side then return end
   side.chosen = values
   if won(state, e, side) then
@@ -146,7 +144,7 @@ local function copy_of(results)
   return { results = function() return copies end }
 end
 
--- Makes something to search of signature, choices and make(values) -> side | false | nil, message, status.
+-- Makes something to search of signature, choices and make(values) -> side | false.
 local function entry(state, e)
   e.names, e.defaults, e.tried, e.live, e.trials = {}, {}, {}, {}, 0
   for name, c in pairs(e.choices) do
@@ -161,10 +159,9 @@ end
 -- Times the defaults, then what is known.
 local function start(state, e)
   tick(state)
-  local side, why, status = e.make {}
-  local ok = side and least(side, 1)
-  if ok then side.time, why, status = least(side, 3) end
-  if not (side and side.time) then error({ message = why, status = status }, 0) end
+  local side = e.make {}
+  least(side, 1)
+  side.time = least(side, 3)
   side.chosen, e.best, e.values, e.before, e.after = {}, side, {}, side.time, side.time
   e.reference = copy_of(side.results())
   local known = state.choices[e.signature]
@@ -175,13 +172,10 @@ local function start(state, e)
 end
 
 local function whole(state, choices)
-  local made, why, status = compile.again(state.first.compiled, choices)
-  if not made then return nil, why, status end
-  local pool = state.options.pool
-  local side
-  side, why, status = sides.esper(state.case, { kernel = kernel.wrap(made), pool = pool, leaves = state.first, cpu = pool == nil })
-  if side then side.free = function() end end
-  return side, why, status
+  local made, pool = need(compile.again(state.first.compiled, choices)), state.options.pool
+  local side = need(sides.esper(state.case, { kernel = kernel.wrap(made), pool = pool, leaves = state.first, cpu = pool == nil }))
+  function side.free() end
+  return side
 end
 
 -- Fusion, whose outcome is the kernel that is taken apart.
@@ -197,8 +191,7 @@ end
 
 local function search(state)
   local base = search_plan(state)
-  local taken, why, status = parts.new(base, state.options.pool)
-  if not taken then error({ message = why, status = status }, 0) end
+  local taken = parts.new(base, state.options.pool)
   local list = {}
   for i, e in ipairs(taken.list) do
     e.make = function(values) return taken:make(e, values) end
@@ -221,24 +214,18 @@ end
 
 -- Whole kernels, before and after, side by side.
 local function judge(state, report)
-  if not next(report.tuning) then return report end
-  local after, why, status = whole(state, report.tuning)
-  if not after then return nil, why, status end
-  local time = least(state.first, 1)
-  time = time and least(after, 1)
-  if not time then return nil, "the tuned kernel does not run", "EINTERNAL" end
-  if sides.difference(state.first, after) > SAME then
+  if not next(report.tuning) then return end
+  local first, after = state.first, whole(state, report.tuning)
+  local time = math.min(least(first, 1), least(after, 1))
+  if sides.difference(first, after) > SAME then
     report.tuning = {}
-    return report
+    return
   end
-  state.first.name, after.name = "before", "after"
+  first.name, after.name = "before", "after"
   local rounds = math.max(5, math.min(FINAL.rounds, math.floor(1e9 / (4 * time))))
-  local stats
-  stats, why, status = duel.run({ state.first, after }, { rounds = rounds, turn = FINAL.turn })
-  if not stats then return nil, why, status end
+  local stats = need(duel.run({ first, after }, { rounds = rounds, turn = FINAL.turn }))
   report.before, report.after = stats.before.median, stats.after.median
   if report.after >= report.before then report.tuning = {} end -- what won in the trials did not last
-  return report
 end
 
 -- Ctrl-C raises an error where it finds us; what a stage makes of it is text.
@@ -247,32 +234,31 @@ local function interrupted(problem)
   return tostring(message):find "interrupted" ~= nil
 end
 
-function M.run(source, options)
+local function run(source, options)
   local case = suite.case(source, { set = options.set, size = options.size, mode = options.mode, dtype = options.dtype })
-  local started = C.es_clock_ms()
-  local first, why, status = sides.esper(case, { pool = options.pool, compiles = 1, cpu = options.pool == nil })
-  if not first then return nil, why, status end
-  first.free = function() end
-  local time
-  time, why, status = least(first, 1)
-  if not time then return nil, why, status end
-  local budget = options.budget or 2
+  local started, budget = C.es_clock_ms(), options.budget or 2
+  local first = need(sides.esper(case, { pool = options.pool, compiles = 1, cpu = options.pool == nil }))
+  local final = 0.3 + 4 * FINAL.rounds * least(first, 1) / 1e9 -- seconds kept back for judge(), about
   local state = { case = case, options = options, budget = budget, first = first, entries = {}, trials = 0, started = started,
     choices = options.known and options.known(first.compiled, first.values) or {},
-    stop = started + 1e3 * math.max(0, budget - math.min(budget / 4, 0.3 + 4 * FINAL.rounds * time / 1e9)) }
+    stop = started + 1e3 * (budget - math.min(budget / 4, final)) }
   local from = C.es_clock_ms()
   local complete, problem = pcall(search, state)
-  if not complete and problem ~= LATE and not interrupted(problem) then
-    if type(problem) == "table" then return nil, problem.message, problem.status end
-    return nil, problem, "EINTERNAL"
-  end
+  local stopped = not complete and interrupted(problem)
+  if not complete and problem ~= LATE and not stopped then error(problem, 0) end
   local report = { name = case.name, case = case, sizes = first.values, trials = state.trials, tuning = state.choices, rows = {},
-    source = first.compiled, complete = complete, interrupted = not complete and problem ~= LATE,
-    searched = (C.es_clock_ms() - from) / 1e3 }
+    source = first.compiled, complete = complete, interrupted = stopped, searched = (C.es_clock_ms() - from) / 1e3 }
   for i, e in ipairs(state.entries) do report.rows[i] = row_of(e) end
-  report, why, status = judge(state, report)
-  if report then report.seconds = (C.es_clock_ms() - started) / 1e3 end
-  return report, why, status
+  judge(state, report)
+  report.seconds = (C.es_clock_ms() - started) / 1e3
+  return report
+end
+
+function M.run(source, options)
+  local ok, result = pcall(run, source, options)
+  if ok then return result end
+  if type(result) == "table" then return nil, result.message, result.status end
+  return nil, result, "EINTERNAL"
 end
 
 return M

@@ -9,6 +9,18 @@ local function one_of(name, value, allowed)
   return nil, ("%s %s: wanted %s"):format(name, value, table.concat(allowed, " or "))
 end
 
+-- --size k=v as { [symbolic dimension] = value }; nil, message.
+local function sizes(list)
+  local size, why = args_module.pairs(list, "--size")
+  if not size then return nil, why end
+  for name, v in pairs(size) do
+    if type(v) ~= "number" or v < 1 or v % 1 ~= 0 or v > 2 ^ 40 then
+      return nil, ("--size %s=%s: want a whole number of at least 1"):format(name, tostring(v))
+    end
+  end
+  return size
+end
+
 --- { set=, mode=, dtype=, passes=, size= } or nil, message.
 function M.compile(args)
   local set, why = args_module.pairs(args.set)
@@ -19,7 +31,7 @@ function M.compile(args)
     if not ok then return nil, problem end
   end
   local options = { set = set, mode = args.mode, dtype = args.dtype }
-  options.size, why = M.sizes(args.size)
+  options.size, why = sizes(args.size)
   if not options.size then return nil, why end
   if args.passes then
     local file, problem = io.open(args.passes, "rb")
@@ -38,18 +50,6 @@ function M.whole(name, value, default)
   local whole = n and n == math.floor(n) and n >= 0 and n < 2 ^ 53
   if not whole then return nil, ("%s %s: want a whole number of at least 0"):format(name, value) end
   return n
-end
-
---- --size k=v as { [symbolic dimension] = value }; nil, message.
-function M.sizes(list)
-  local size, why = args_module.pairs(list, "--size")
-  if not size then return nil, why end
-  for name, v in pairs(size) do
-    if type(v) ~= "number" or v < 1 or v % 1 ~= 0 or v > 2 ^ 40 then
-      return nil, ("--size %s=%s: want a whole number of at least 1"):format(name, tostring(v))
-    end
-  end
-  return size
 end
 
 --- Writes a file a command was asked for: true | nil, message.
