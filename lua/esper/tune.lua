@@ -86,11 +86,15 @@ local function tick(state)
   if state.options.progress then state.options.progress((now - state.started) / 1e3, state.budget) end
 end
 
--- Tries a set of values for the choices of an entry, unless its like was tried. True when they were something new.
-local function try(state, e, values)
+local function key_of(e, values)
   local words = {}
   for i, name in ipairs(e.names) do words[i] = tostring(values[name]) end
-  local key = table.concat(words, " ")
+  return table.concat(words, " ")
+end
+
+-- Tries a set of values for the choices of an entry, unless its like was tried. True when they were something new.
+local function try(state, e, values)
+  local key = key_of(e, values)
   if e.tried[key] then return end
   e.tried[key] = true
   tick(state)
@@ -160,6 +164,7 @@ end
 local function start(state, e)
   tick(state)
   local side = e.make {}
+  e.tried[key_of(e, {})] = true
   least(side, 1)
   side.time = least(side, 3)
   side.chosen, e.best, e.values, e.before, e.after = {}, side, {}, side.time, side.time
