@@ -34,18 +34,22 @@ end
 local function cut(k, c, p)
   local D, strip = k.dims, p.wide * k:lanes(c.dtype)
   local capacity = math.min(2 * PIXELS, math.floor(RAW_BYTES / k:bytes(c.dtype) / p.rows))
-  local columns = math.max(strip, math.floor(math.min(PIXELS, capacity) / strip) * strip)
+  local pixels = k:choice("conv_pixels", { PIXELS, PIXELS / 2 })
+  local columns = math.max(strip, math.floor(math.min(pixels, capacity) / strip) * strip)
   local height, width = D:value(c.out[1]), D:value(c.out[2])
-  local lines = width and width > 0 and math.max(1, math.ceil(PIXELS / 2 / width)) or LINES
+  local lines = width and width > 0 and math.max(1, math.ceil(pixels / 2 / width)) or LINES * pixels / PIXELS
   if height and height > 0 then lines = math.ceil(height / math.ceil(height / lines)) end
   return lines, columns, math.max(capacity, strip)
 end
 
 -- C locals of tile t: block, group, sample; first line and column (r0, c0), how many (lines, columns), valid channels.
 local function decode(k, c, p, s)
-  k:line("long block = t %% %dL, rest = t / %dL;", p.blocks, p.blocks)
+  local block = ("long block = rest %% %dL; rest /= %dL;"):format(p.blocks, p.blocks)
+  local channels = k:choice("conv_order", { "channels", "pixels" }) == "channels" -- what neighbouring tiles differ in
+  k:line("long rest = t;%s", channels and " " .. block or "")
   k:line("long c0 = rest %% %s * %dL; rest /= %s;", k:dim(s.column_parts), s.columns, k:dim(s.column_parts))
   k:line("long r0 = rest %% %s * %dL; rest /= %s;", k:dim(s.line_parts), s.lines, k:dim(s.line_parts))
+  if not channels then k:line("%s", block) end
   k:line("long group = rest %% %dL, sample = rest / %dL;", c.groups, c.groups)
   k:line("long lines = %s - r0 < %dL ? %s - r0 : %dL;", k:dim(c.out[1]), s.lines, k:dim(c.out[1]), s.lines)
   k:line("long columns = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(c.out[2]), s.columns, k:dim(c.out[2]), s.columns)
