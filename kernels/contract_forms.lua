@@ -127,8 +127,8 @@ function M.tile_form(k, o, uneven_n, panels)
   local height = k:choice(name .. "rows", heights)
   mr = k:choice(name .. "unroll", mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 })
   piece = k:choice(name .. "depth", { piece, piece / 2 })
-  if o.a_along_k then -- beside a panel of b and a register tile of a
-    local left = STACK - (panels and 0 or piece * nv * o.lanes * o.bytes) - mr * (piece * o.bytes + 64)
+  if o.a_along_k then -- beside a panel of b
+    local left = STACK - (panels and 0 or piece * nv * o.lanes * o.bytes)
     height = math.min(height, math.floor(left / (width * o.bytes)))
   end
   if not o.a_along_k or mr > 8 then height = math.floor(height / mr) * mr end
