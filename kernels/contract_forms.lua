@@ -11,6 +11,7 @@ local M = {}
 local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
 local DEEP = 64           -- of a tile, from where on memory can be asked for what its end needs
+local STACK = 55 * 1024   -- of all buffers of a tile
 local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
 M.SINGLE_ROWS = 3         -- of a tile of single rows
 M.TURNED = 16             -- columns of a transposed tile, at most
@@ -25,8 +26,11 @@ local function step(k, o, active, label, height, width, body, when)
   o.wide = (D:value(o.n) or 1) % width == 0 and width or nil
   k:step { tiles = D:mul(active, D:mul(k:product(o.batch), D:mul(down, across))), label = label, when = when }
   k:tiles(function(t)
-    k:line("long c0 = %s %% %s * %dL, rest = %s / %s;", t, k:dim(across), width, t, k:dim(across))
-    k:line("long m0 = rest %% %s * %dL, batch = rest / %s;", k:dim(down), height, k:dim(down))
+    local n0, m0 = { "c0", across, width }, { "m0", down, height }
+    local inner, outer = n0, m0
+    if k:choice("contract_order", { "across", "down" }) == "down" then inner, outer = m0, n0 end
+    k:line("long %s = %s %% %s * %dL, rest = %s / %s;", inner[1], t, k:dim(inner[2]), inner[3], t, k:dim(inner[2]))
+    k:line("long %s = rest %% %s * %dL, batch = rest / %s;", outer[1], k:dim(outer[2]), outer[3], k:dim(outer[2]))
     k:line("long m = %s - m0 < %dL ? %s - m0 : %dL;", k:dim(o.m), height, k:dim(o.m), height)
     k:line("long n = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(o.n), width, k:dim(o.n), width)
     k:line("long row = batch * %s + m0;", k:dim(o.m))
@@ -120,8 +124,15 @@ function M.tile_form(k, o, uneven_n, panels)
   if panels and o.a_along_k then
     heights, piece = nv * o.lanes * o.bytes < 128 and { 256, 128 } or { 128, 256, 64 }, 8 * K_PIECE / o.bytes
   end
-  local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
-  if not o.a_along_k then height = math.floor(height / mr) * mr end
+  local name = panels and "contract_panel_" or "contract_"
+  local height = k:choice(name .. "rows", heights)
+  mr = k:choice(name .. "unroll", mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 })
+  piece = k:choice(name .. "depth", { piece, piece / 2 })
+  if o.a_along_k then -- beside a panel of b
+    local left = STACK - (panels and 0 or piece * nv * o.lanes * o.bytes)
+    height = math.min(height, math.floor(left / (width * o.bytes)))
+  end
+  if not o.a_along_k or mr > 8 then height = math.floor(height / mr) * mr end
   return { mr = mr, nv = nv, height = height, width = width, piece = piece }
 end
 

@@ -90,7 +90,7 @@ local function unroll(plan)
   if next(plan.random) then return 2 end
   local cost = 0
   for _, id in ipairs(plan.nodes) do cost = cost + nodes.cost(plan.k.graph:op(id)) end
-  return cost <= 6 and 4 or cost <= 12 and 2 or 1
+  return plan.k:choice("chain_unroll", cost <= 6 and { 4, 2 } or cost <= 12 and { 2, 1, 4 } or { 1, 2 })
 end
 
 -- Is there work in the loop over columns that reads only what stays the same in it?
