@@ -138,8 +138,8 @@ local LONG = 2048                  -- elements of a row that may go past the cac
 local LONGEST, UNKNOWN = 1024, 32  -- rows of a tile: at most, and when their length is a symbol
 
 local function rows_per_tile(k, length)
-  local known = k.dims:value(length)
-  return known and math.max(1, math.min(LONGEST, math.floor(WORK / math.max(known, 1)))) or UNKNOWN
+  local known, work = k.dims:value(length), k:choice("norm_tile", { WORK, WORK / 4, 4 * WORK })
+  return known and math.max(1, math.min(LONGEST, math.floor(work / math.max(known, 1)))) or UNKNOWN
 end
 
 -- Rows in their order.

@@ -64,7 +64,8 @@ return {
   emit = function(k, group)
     if turn.emit(k, group) then return end
     local list = links(k, group)
-    local most = list and NEAR or TILE
+    if list and k:choice("pointwise_chain", { "linked", "whole" }) == "whole" then list = nil end
+    local most = k:choice("pointwise_tile", list and { NEAR, NEAR / 2, 2 * NEAR } or { TILE, TILE / 4, 4 * TILE })
     local count, unit = k:product(group.space), whole_rows(k, group.space, most)
     local tile = math.floor(most / unit) * unit
     k:step{ tiles = k:ceildiv(count, tile) }

@@ -95,7 +95,8 @@ end
 -- More vectors at once where an element costs little beside the loop around it.
 local function unroll(plan)
   if next(plan.random) then return 2 end
-  return cost(plan) <= 6 and 4 or cost(plan) <= 12 and 2 or 1
+  local price = cost(plan)
+  return plan.k:choice("chain_unroll", price <= 6 and { 4, 2 } or price <= 12 and { 2, 1, 4 } or { 1, 2 })
 end
 
 -- Copies and the like wait for memory whatever the vectors' length, and 64 bytes at once wait longer: a load close behind a
@@ -138,6 +139,7 @@ local function run_vector(plan, run, stores, multiple, past)
     local columns = run.aligned and run.extent or run.n
     local pass = { extents = run.rows and { run.rows, columns } or { columns }, operands = operands, unroll = unroll(plan),
                    multiple = multiple }
+    if type(columns) == "number" and columns % (2 * b.lanes) == 0 then pass.unroll = math.max(2, pass.unroll) end
     local h
     if worth_hoisting(plan, operands) then
       function pass.before(get)

@@ -8,6 +8,8 @@
 --
 --   planner.build{ groups = group.build's result, source = graph before the passes, code = { { steps=, temps= }, ... } }
 --     -> { plan = es_plan *, naive = text, slots = n } | nil, message, status
+--   planner.part{ groups =, source =, group = n, steps =, temps = } -> { plan =, values = { [node] = value index } }
+--     group n alone: what it reads and writes besides leaves, which keep their numbers, is for the caller to place
 --   naive: bytes of all intermediate values, each computed into memory of its own, as a node by node execution would; the
 --   plan's workspace is what is left of them after fusion, taking turns
 local cost = require "esper.cost"
@@ -285,16 +287,54 @@ local function build(p, options)
   return { plan = p.plan, naive = f.D:text(naive), slots = slots }
 end
 
-function M.build(options)
+-- Every stored value the group touches, in node order.
+function Planner:touched(group)
+  local list, known = {}, {}
+  local function add(id)
+    if not self.index[id] and not known[id] then list[#list + 1], known[id] = id, true end
+  end
+  for _, id in ipairs(group.outputs) do add(id) end
+  for _, args in pairs(group.args) do
+    for _, arg in ipairs(args) do
+      if arg.base then add(arg.base) end
+    end
+  end
+  table.sort(list)
+  return list
+end
+
+local function part(p, options)
+  local f, n, values, lives = p.f, options.group, {}, {}
+  p:signature(options.source)
+  for _, id in ipairs(p:touched(p.groups.groups[n])) do
+    local role = p.groups.fixed[id] and "param" or "output" -- what outlasts a run may be read by steps that run once
+    p.index[id] = p:value { role = role, name = "%" .. id, dtype = f.dtype[id], shape = f.shape[id] }
+    values[id] = p.index[id]
+  end
+  for i, temp in ipairs(options.temps) do
+    lives[i] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept }
+  end
+  p:share(lives)
+  p:place(lives)
+  for _, step in ipairs(options.steps) do p:step(n, step) end
+  local none = f.D:const(0)
+  if C.es_plan_finish(p.plan, none, none, native.fresh()) ~= 0 then
+    local _, message, status = native.failure()
+    fail(message, status)
+  end
+  return { plan = p.plan, values = values }
+end
+
+local function planned(how, options)
   local groups = options.groups
   local plan = C.es_plan_new(groups.facts.D.ptr)
-  if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
+  if plan == nil then fail("plan: out of memory", "ENOMEM") end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
     index = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
-  local ok, result = pcall(build, p, options)
-  if ok then return result end
-  if type(result) == "table" then return nil, result.message, result.status end
-  return nil, result, "EINTERNAL"
+  return how(p, options)
 end
+
+function M.build(options) return planned(build, options) end
+function M.part(options) return planned(part, options) end
 
 return M
