@@ -28,7 +28,7 @@ local M = {}
 
 local MARGIN = 0.98
 local SLOW = 1.3          -- at first sight: not looked at again
-local LONG = 1e6          -- nanoseconds, from which on a run tells more and costs more
+local LONG, SLOWER = 1e6, 1.05 -- nanoseconds from which on a run tells more and costs more; the same for such
 local TURN = 1e5          -- nanoseconds, of as many runs as fit
 local REPS, TURNS = 64, 25
 local LOST, WON = 3, 5    -- turns ahead that decide
@@ -55,13 +55,13 @@ function M.order(best, mine)
   local time = (mine.once or best.time < LONG) and least(mine, 1) or best.time
   local long = time >= LONG
   time = least(mine, long and 1 or 2)
-  if time > (long and 1.1 or SLOW) * best.time then return false end
+  if time > (long and SLOWER or SLOW) * best.time then return false end
   local reps, lead, ratios = math.max(1, math.min(REPS, math.floor(TURN / time))), 0, {}
   if long then lead = time < MARGIN * best.time and 1 or -1 end
   for turn = 1, TURNS do
     local took = {}
     for _, side in ipairs(turn % 2 == 0 and { mine, best } or { best, mine }) do took[side] = least(side, reps) end
-    ratios[turn] = took[mine] / took[best]
+    ratios[turn], best.time = took[mine] / took[best], took[best]
     lead = lead + (ratios[turn] < MARGIN and 1 or -1)
     if lead <= (long and -LOST + 1 or -LOST) or lead >= WON then break end
   end
