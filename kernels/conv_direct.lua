@@ -101,34 +101,10 @@ local function compute(k, c, l, p, s, target, raw)
   k:close()
 end
 
--- The step before: panels of weights and, where x is not read in place, its copy. Panels that are kept have a step of
--- their own.
-local function prepare(k, panels, copied)
-  local D = k.dims
-  if panels.kept then
-    k:step { tiles = D:const(panels.tiles), label = "weights", when = "prepare" }
-    k:tiles(panels.body)
-    if not copied then return end
-    k:step { tiles = copied.tiles, label = "padding" }
-    return k:tiles(copied.body)
-  end
-  k:step { tiles = copied and D:add(D:const(panels.tiles), copied.tiles) or D:const(panels.tiles), label = "weights, padding" }
-  k:tiles(function(t)
-    if not copied then return panels.body(t) end
-    k:open("if (%s < %dL)", t, panels.tiles)
-    panels.body(t)
-    k:close()
-    k:open("else")
-    k:line("long u = %s - %dL;", t, panels.tiles)
-    copied.body("u")
-    k:close()
-  end)
-end
-
 --- Writes the steps. l: conv_form.lua's layout.
 function M.emit(k, c, l)
   local D, p = k.dims, tiles.of(k, c, l)
-  prepare(k, weights.part(k, c, p), copy.part(k, c, l))
+  weights.steps(k, weights.part(k, c, p), copy.part(k, c, l))
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes
   s.lines, s.columns, s.capacity = cut(k, c, p)

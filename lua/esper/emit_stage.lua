@@ -124,6 +124,7 @@ local function run_vector(plan, run, stores, multiple)
     local columns = run.aligned and run.extent or run.n
     local pass = { extents = run.rows and { run.rows, columns } or { columns }, operands = operands, unroll = unroll(plan),
                    multiple = multiple }
+    if type(columns) == "number" and columns % (2 * b.lanes) == 0 then pass.unroll = math.max(2, pass.unroll) end
     local h
     if worth_hoisting(plan, operands) then
       function pass.before(get)

@@ -54,6 +54,9 @@
 --   k:epilogue_rows{ row=, rows=, column=, n=, from=, from_step=, plus= }   the same for a rectangle of the output:
 --        columns column .. column + n - 1 of `rows` rows from row `row` on (a row: one position of all axes but the
 --        last); `from` holds them from_step bytes (C expression) apart. One call for all of them where possible
+--   k:ending(plus) -> e or nil   the same work by a block of the recipe's own, on vectors in its registers; nil where the
+--        chain is too long for that. e:over(row, column, words) -> fn(b), for the rectangle that starts there, n whole vectors;
+--        it adds words of its own to those of the call, and gives in the block finish(vectors): ends a row of them
 --   k:epilogue_step(temp)   a step that applies the epilogue, if there is one, to the whole output: from a
 --        temporary with the raw values, or (nil, allowed when k.stored) from the output itself
 
@@ -270,6 +273,7 @@ function Writer:unravel(extents, pos) return rows.unravel(self, extents, pos) en
 function Writer:walk(options) return rows.walk(self, options) end
 function Writer:epilogue(options) return chain.epilogue(self, options) end
 function Writer:epilogue_rows(options) return region.epilogue_rows(self, options) end
+function Writer:ending(plus) return region.ending(self, plus) end
 
 function Writer:epilogue_step(temp)
   if #self.group.epilogue == 0 then return end
