@@ -11,6 +11,7 @@
 --     stats={ stat, ... }  in order: { kind = of emit_fold_kinds.lua, value = fn(b, x, earlier...) -> what is folded,
 --                          finish = fn(b, folded, count) -> the statistic, or nil; keep = true: the write gets this value as x }
 --     write=fn(stats, x)   evaluates the rest of the plan: sets what its anchor computes; see `nodes`, `stores`
+--     far=                 a C flag, or nil: outputs go past the caches (emit_stream.lua); rows then lie on the bounds of vectors
 --     nodes=, stores=      ids of the plan behind `front`, and which of them are written to the outputs, row-major
 --     into={ into, ... }}) without write: { stat = number, at = char * of an array over the positions, minus= }; minus:
 --                          position of its first element (C expression), nil: 0
@@ -21,6 +22,7 @@
 local amount = require "esper.emit_amount"
 local block = require "esper.emit_fold_block"
 local chain = require "esper.emit_chain"
+local stream = require "esper.emit_stream"
 
 local M = {}
 local pick = block.pick
@@ -46,18 +48,30 @@ local function walk_operands(k, spec)
   return list
 end
 
+-- A row on the stack for the values that a fold keeps from pass to pass, where the output is not to be read again.
+local function home_operand(k, spec)
+  local row, strides = k:product(pick(spec.space, spec.reduced)), {}
+  local packed, dtype = k:contiguous(pick(spec.space, spec.reduced)), k.graph:dtype(k.group.anchor)
+  for axis = 1, #spec.space do strides[axis] = k.dims:const(0) end
+  for i, axis in ipairs(spec.reduced) do strides[axis] = packed[i] end
+  return { at = k:buffer(dtype, k.dims:value(row)), strides = strides, bytes = k:bytes(dtype), written = true }
+end
+
 function M.run(k, spec)
   local list, kept = walk_operands(k, spec), {}
+  if spec.far and block.keeps(k, spec) then list[#list + 1] = home_operand(k, spec) end
   for i, operand in ipairs(list) do
     kept[i] = { at = operand.at, offset = operand.offset, minus = operand.minus, bytes = operand.bytes, index = operand.index,
                 strides = pick(operand.strides, spec.kept) }
   end
   k:walk{ extents = pick(spec.space, spec.kept), start = spec.start, n = spec.n, operands = kept, body = function(w)
-    local words
-    local name = k:block(function(b)
-      words = block.build(k, b, spec, w, list, function(s) return M.count(s, spec.terms) end)
+    stream.either(k, spec.far, function(past)
+      local words
+      local name = k:block(function(b)
+        words = block.build(k, b, spec, w, list, function(s) return M.count(s, spec.terms) end, past)
+      end)
+      k:call(name, words)
     end)
-    k:call(name, words)
   end }
 end
 

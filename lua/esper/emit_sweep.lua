@@ -10,7 +10,8 @@
 --   pass()                       emits the loops; operands' addresses are afterwards what they were
 --     operand = { at = p, strides = { amount in bytes, one per extent }, bytes = of an element, written = bool,
 --                 once = register of an element that serves the whole block, whole = true for integers in a block of floats,
---                 load = fn(operand, ahead, mask) when it is no plain read }
+--                 load = fn(operand, ahead, mask) when it is no plain read,
+--                 stream = true: stored past the caches, when whole vectors lie on their own bounds }
 --     v.get(i)   register of operand i here    v.put(i, x)   stores to operand i; with operands.where, number where[i]
 --     v.more     another vector follows in the same loop
 --     v.mask     mask of the tail, or nil      v.part        which of `unroll` independent accumulators to use, from 1
@@ -107,6 +108,7 @@ local function vector(s, operands, fixed, ahead, mask)
     put = function(i, x)
       local operand = operands[where and where[i] or i]
       if operand.gap then return b:stores(operand.at, operand.gap, x, 0, mask) end
+      if operand.stream and not mask then return b:storent(operand.at, x, place(operand)) end
       return b:store(operand.at, x, place(operand), mask)
     end,
   }
