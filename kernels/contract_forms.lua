@@ -11,6 +11,7 @@ local M = {}
 local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
 local DEEP = 64           -- of a tile, from where on memory can be asked for what its end needs
+local SHALLOW = 8         -- depth up to which stores decide: lower register tiles are faster (seen: 4 %)
 local STACK = 55 * 1024   -- of all buffers of a tile
 local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
 M.SINGLE_ROWS = 3         -- of a tile of single rows
@@ -126,7 +127,9 @@ function M.tile_form(k, o, uneven_n, panels)
   end
   local name = panels and "contract_panel_" or "contract_"
   local height = k:choice(name .. "rows", heights)
-  mr = k:choice(name .. "unroll", mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 })
+  local rows = mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 }
+  if (k.dims:value(o.k) or 1 / 0) <= SHALLOW then table.insert(rows, 1, table.remove(rows)) end
+  mr = k:choice(name .. "unroll", rows)
   piece = k:choice(name .. "depth", { piece, piece / 2 })
   if o.a_along_k then -- beside a panel of b
     local left = STACK - (panels and 0 or piece * nv * o.lanes * o.bytes)

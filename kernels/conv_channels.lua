@@ -118,11 +118,11 @@ local function plan(k, c)
   local count = math.ceil(c.each / lanes)
   if count * lanes > 1.1 * c.each then return nil end
   local width, height = D:value(c.out[2]), D:value(c.out[1])
-  local vectors = count % 2 == 0 and 2 or 1
+  local vectors = count % 2 == 0 and k:choice("conv_vectors", { 2, 1 }) or 1
   local p = { vectors = vectors, rows = vectors * lanes, blocks = count / vectors, sizes = list[vectors],
     whole_window = c.tap[1] == 1 and c.pad[1] == 0, last = (c.each - 1) % lanes + 1 }
   if width and width > 0 and width <= COLUMNS then -- one size that divides the line best
-    local most = p.sizes[1]
+    local most = k:choice("conv_pixels", { p.sizes[1], p.sizes[2] })
     p.sizes = { math.ceil(width / math.ceil(width / most)) }
   end
   return p
@@ -225,7 +225,7 @@ end
 --- Writes the steps, or gives false when this way does not suit.
 function M.emit(k, c)
   local p, target = plan(k, c), planes.target(k)
-  if not (p and target) then return false end
+  if not (p and target) or k:choice("conv_way", { "channels", "direct" }) == "direct" then return false end
   local D = k.dims
   weights.steps(k, weights.part(k, c, p))
   local s = { target = target, plane = D:mul(c.out[1], c.out[2]), sums = {} }
