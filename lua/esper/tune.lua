@@ -77,7 +77,10 @@ local LATE = {}
 local function won(state, e, side)
   state.trials, e.trials = state.trials + 1, e.trials + 1
   local wins, ratio = M.order(e.best, side)
-  wins = wins and sides.difference(e.reference, side) <= SAME
+  if wins then
+    least(side, 1) -- the results lie where the best one leaves its own
+    wins = sides.difference(e.reference, side) <= SAME
+  end
   if wins then side.time, e.after = e.best.time * ratio, e.after * ratio end
   return wins
 end
@@ -106,7 +109,7 @@ local function try(state, e, values)
   if won(state, e, side) then
     e.best.free()
     e.best, e.values = side, values
-    state.choices[e.signature] = next(values) and values
+    state.choices[e.signature] = values
   else
     side.free()
   end
@@ -171,11 +174,11 @@ local function start(state, e)
   side.time = least(side, side.time < LONG and 3 or 1)
   side.chosen, e.best, e.values, e.before, e.after = {}, side, {}, side.time, side.time
   e.reference = copy_of(side.results())
-  local known = state.choices[e.signature]
-  state.choices[e.signature] = nil
-  for _, name in ipairs(known and e.names or {}) do
+  local known = state.choices[e.signature] or {}
+  for _, name in ipairs(e.names) do
     if known[name] then try(state, e, with(e, e.values, name, known[name])) end
   end
+  state.choices[e.signature] = e.values
 end
 
 -- The whole kernel with these choices, over the data of the first one.
@@ -185,7 +188,7 @@ local function whole(state, choices)
   local side = need(sides.esper(state.case, { kernel = kernel.wrap(made), pool = pool, leaves = first, cpu = pool == nil }))
   side.es_run.data = first.es_run.data -- inputs to outputs have the same numbers in every plan, the rest is in slots
   side.es_run.workspace = parts.workspace(state, made.kernel, side.es_run.symbols)
-  side.results, side.once = first.results, true
+  side.results, side.once, side.memory = first.results, true, state.memory
   function side.free() end
   return side
 end
@@ -196,7 +199,7 @@ local function search_plan(state)
   if not next(choices) then return state.first end
   if state.costly then
     entry(state, { signature = tuning.PLAN, count = 1, choices = choices })
-    return state.first
+    return whole(state, { [tuning.PLAN] = state.choices[tuning.PLAN] })
   end
   local e = entry(state, { signature = tuning.PLAN, count = 1, choices = choices,
     make = function(values) return whole(state, { [tuning.PLAN] = values }) end })
@@ -219,6 +222,15 @@ local function search(state)
     one_by_one(state, e)
   end
   for _, e in ipairs(list) do combined(state, e, 1, {}) end
+end
+
+-- What was chosen and is not the default.
+local function found(state)
+  local out = {}
+  for signature, values in pairs(state.choices) do
+    if next(values) then out[signature] = values end
+  end
+  return out
 end
 
 local function row_of(e)
@@ -264,7 +276,7 @@ local function run(source, options)
   local complete, problem = pcall(search, state)
   local stopped = not complete and interrupted(problem)
   if not complete and problem ~= LATE and not stopped then error(problem, 0) end
-  local report = { name = case.name, case = case, sizes = first.values, trials = state.trials, tuning = state.choices, rows = {},
+  local report = { name = case.name, case = case, sizes = first.values, trials = state.trials, tuning = found(state), rows = {},
     source = first.compiled, complete = complete and not state.costly, interrupted = stopped, searched = (C.es_clock_ms() - from) / 1e3 }
   for i, e in ipairs(state.entries) do report.rows[i] = row_of(e) end
   judge(state, report)
