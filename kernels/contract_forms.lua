@@ -11,7 +11,7 @@ local M = {}
 local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
 local DEEP = 64           -- of a tile, from where on memory can be asked for what its end needs
-local SHALLOW = 8         -- depth up to which stores decide: lower register tiles are faster (seen: 4 %)
+local SHALLOW = 16        -- up to so much, a register tile takes no longer than what it reads and writes beside the operands
 local STACK = 55 * 1024   -- of all buffers of a tile
 local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
 M.SINGLE_ROWS = 3         -- of a tile of single rows
@@ -111,7 +111,7 @@ end
 
 -- A form of tiles: register tile (rows, vectors of columns), tile (rows, columns), elements of k that are packed at a time.
 -- What is packed is packed once per tile, so the tile is long across it; all buffers together stay in 56 KiB. panels: b is
--- in panels already.
+-- in panels already. across: k is so short that memory decides: few rows, and all panels that the first-level cache holds.
 function M.tile_form(k, o, uneven_n, panels)
   local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
   local panel = math.max(nv * o.lanes, 128 / o.bytes)
@@ -125,11 +125,14 @@ function M.tile_form(k, o, uneven_n, panels)
   if panels and o.a_along_k then
     heights, piece = nv * o.lanes * o.bytes < 128 and { 256, 128 } or { 128, 256, 64 }, 8 * K_PIECE / o.bytes
   end
+  local depth, n = k.dims:value(o.k), k.dims:value(o.n)
+  if panels and o.a_along_k and depth and depth <= SHALLOW and n and n % (nv * o.lanes) == 0 then
+    local panels_near = math.min(n, 2048 / o.bytes, PANEL / (math.max(depth, 1) * o.bytes)) / (nv * o.lanes)
+    return { mr = mr, nv = nv, height = 24, width = math.floor(panels_near) * nv * o.lanes, piece = piece, across = true }
+  end
   local name = panels and "contract_panel_" or "contract_"
   local height = k:choice(name .. "rows", heights)
-  local rows = mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 }
-  if (k.dims:value(o.k) or 1 / 0) <= SHALLOW then table.insert(rows, 1, table.remove(rows)) end
-  mr = k:choice(name .. "unroll", rows)
+  mr = k:choice(name .. "unroll", mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 })
   piece = k:choice(name .. "depth", { piece, piece / 2 })
   if o.a_along_k then -- beside a panel of b
     local left = STACK - (panels and 0 or piece * nv * o.lanes * o.bytes)
@@ -221,21 +224,21 @@ local function heights(k, o, form)
 end
 
 -- The register tiles of one panel. t: form, heights; packed = { rows of a packed, bytes from one to the next } where a is; sums = C
--- address and byte step of the rows of sums, or ending = what finishes them in registers; twin = bytes of a panel where a tile is
--- two of them: too low tiles to keep the multipliers busy take both at once.
+-- address and byte step of the rows of sums, or ending = what finishes them in registers; panel = bytes from one to the next; twin: a
+-- tile is two panels, and too low register tiles to keep the multipliers busy take both at once; across: one call takes all.
 local function multiply(k, o, t, nv)
   local function rows(height, count, first, from, step)
     local twin = t.twin and height < 4
-    local words = { "depth", from, step, count, "b_j", "b_step", t.twin or "0" }
-    local build, key
+    local words = { "depth", from, step, count, "b_j", "b_step", t.panel or "0", ("n / %dL"):format(nv * o.lanes) }
+    local how, key = { twin = twin, deep = t.deep, across = t.across }, nil
     if t.ending then
-      build = blocks.tile(height, twin and 2 * nv or nv, t.ending:over("row + " .. first, "c0 + j", words), twin, t.deep)
+      how.ending = t.ending:over("row + " .. first, "c0 + j", words)
     else
-      build, key = blocks.tile(height, twin and 2 * nv or nv, nil, twin), ("contract tile %d %d %s"):format(height, nv, twin and 2 or 1)
-      words[8], words[9], words[10] = ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0"
+      key = ("contract tile %d %d %s"):format(height, nv, twin and 2 or 1)
+      words[9], words[10], words[11] = ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0"
     end
     k:open(twin and "if (%s > 0 && j == 0)" or "if (%s > 0)", count)
-    k:call(k:block(build, o.dtype, key), words)
+    k:call(k:block(blocks.tile(height, twin and 2 * nv or nv, how), o.dtype, key), words)
     k:close()
   end
   local mr = t.form.mr
@@ -281,13 +284,14 @@ function M.tiles(k, o, active, form, label, when, panels)
     else
       t.packed = { k:buffer(o.dtype, math.ceil(form.height / o.lanes) * o.lanes * a_line), a_line * o.bytes .. "L" }
     end
-    if panels and o.wide and form.width == 2 * nr then t.twin = k:dim(panels.bytes) end
+    t.panel, t.across = panels and k:dim(panels.bytes), t.ending and form.across
+    t.twin = panels and o.wide and form.width == 2 * nr and not t.across
     if raw then t.sums = { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" } end
     k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
     k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece)
     k:line("char *a_k = a_at + k0 * %s, *b_k = b_at + k0 * %s;", bytes_of(k, o, o.ak), bytes_of(k, o, o.bk))
     if t.packed then pack_a(k, o, t.packed[1], t.packed[2]) end
-    k:open("for (long j = 0; j < n; j += %dL)", nr)
+    k:open("for (long j = 0; j < n; j += %s)", t.across and "n" or nr .. "L")
     place_b(k, o, form, panel, panels)
     panel_tiles(k, o, t, last)
     k:close()

@@ -90,12 +90,15 @@ function M.ending(k, plus)
   return setmetatable({ k = k, plan = plan, operands = operands, stores = stores }, Ending)
 end
 
--- Operand w of place() in the block of sweep s: its vectors along the present row, and how far the next row is.
+-- Operand w of place() in the block of sweep s: load(offset) its vectors along the present row; move, ask as of k:ending.
 local function along_rows(s, w)
-  local b = s.b
+  local b, at = s.b, s:pointer(w.ptr)
   local row, single = amount.of(s.k, w.row, b.bytes), s.k.dims:value(w.step) == 0
-  local at = row == 0 and s:word(w.ptr) or s:pointer(w.ptr)
-  local line = { at = at, row = row, load = function(offset) return single and b:bcast(at) or b:load(at, offset) end }
+  local line = { at = at, load = function(offset) return single and b:bcast(at) or b:load(at, offset) end }
+  function line.move(rows, bytes, times)
+    s:move(at, amount.mul(row, rows))
+    if bytes and not single then b:g_set(at, times and b:g_add(at, b:g_mulk(times, bytes)) or b:g_addk(at, bytes)) end
+  end
   function line.ask(rows, bytes)
     for i = 0, type(row) == "number" and row ~= 0 and rows - 1 or -1 do
       for offset = 0, single and 0 or bytes - 1, 64 do b:prefetch(at, i * row + offset) end
@@ -111,12 +114,15 @@ function Ending:over(row, column, words)
     local s, lines = sweep.new(k, b), {}
     s.words = words
     for i, operand in ipairs(self.operands) do lines[i] = not operand.raw and along_rows(s, placed[i]) end
-    local function ask(rows, bytes)
-      for _, line in ipairs(lines) do
-        if line then line.ask(rows, bytes) end
+    local function all(name)
+      return function(...)
+        for _, line in ipairs(lines) do
+          if line then line[name](...) end
+        end
       end
     end
-    return function(vectors)
+    local ending = { move = all "move", ask = all "ask" }
+    function ending.row(vectors)
       for j, raw in ipairs(vectors) do
         local offset = (j - 1) * b.lanes * b.bytes
         local value = stages.compute(plan, b, plan.stages[1], function(arg)
@@ -124,10 +130,9 @@ function Ending:over(row, column, words)
         end)
         for i, id in ipairs(self.stores) do b:store(lines[sources + i].at, value[id], offset) end
       end
-      for _, line in ipairs(lines) do
-        if line then s:move(line.at, line.row) end
-      end
-    end, ask
+      ending.move(1)
+    end
+    return ending
   end
 end
 
