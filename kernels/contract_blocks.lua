@@ -69,13 +69,15 @@ end
 
 --- (depth, a, a row step, tiles, b, b k step, b panel step, out, out row step, again): out[m][n] = sum over depth of a[m][k]
 -- b[k][n] for tiles * MR rows and NV * L columns; a's k is contiguous. again = 1 adds to what out holds, 0 starts anew.
--- `ending`: fn(b) of k:ending, in place of `out` and what follows; sums start anew. twin: half of the columns lie in the next panel.
-function M.tile(mr, nv, ending, twin)
+-- `ending`: fn(b) of k:ending, in place of `out` and what follows; sums start anew. twin: half of the columns lie in the next
+-- panel. deep: a tile takes long enough for what the ending needs to come from far.
+function M.tile(mr, nv, ending, twin, deep)
   return function(b)
     local depth, a, b_first, b_step = b:arg(0), b:copy(b:arg(1)), b:arg(4), b:arg(5)
     local steps, line = multiples(b, b:arg(2), mr), b.lanes * b.bytes
     local folds = line == 64 and mr > nv -- AVX-512 multiplies by an element in memory
-    local finish, out, out_step, again = ending and ending(b), nil, nil, nil
+    local finish, ask, out, out_step, again
+    if ending then finish, ask = ending(b) end
     if not finish then out, out_step, again = b:copy(b:arg(7)), b:arg(8), b:arg(9) end
     local panel = twin and b:arg(6)
     local function columns_of(column, j)
@@ -101,6 +103,7 @@ function M.tile(mr, nv, ending, twin)
           each_sum(acc, function(row, sum, at) b:set(sum, b:load(row, at)) end)
         end)
       end
+      if ask and deep then ask(mr, nv * line) end
       local rows, column = rows_at(b, a, steps, mr), b:copy(b_first)
       b:loop(depth, function()
         local v = {}

@@ -10,6 +10,8 @@ local M = {}
 
 local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
+local DEEP = 64           -- of a tile, from where on memory can be asked for what its end needs
+local SHALLOW = 8         -- depth up to which stores decide: lower register tiles are faster (seen: 4 %)
 local STACK = 55 * 1024   -- of all buffers of a tile
 local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
 M.SINGLE_ROWS = 3         -- of a tile of single rows
@@ -125,7 +127,9 @@ function M.tile_form(k, o, uneven_n, panels)
   end
   local name = panels and "contract_panel_" or "contract_"
   local height = k:choice(name .. "rows", heights)
-  mr = k:choice(name .. "unroll", mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 })
+  local rows = mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 }
+  if (k.dims:value(o.k) or 1 / 0) <= SHALLOW then table.insert(rows, 1, table.remove(rows)) end
+  mr = k:choice(name .. "unroll", rows)
   piece = k:choice(name .. "depth", { piece, piece / 2 })
   if o.a_along_k then -- beside a panel of b
     local left = STACK - (panels and 0 or piece * nv * o.lanes * o.bytes)
@@ -225,7 +229,7 @@ local function multiply(k, o, t, nv)
     local words = { "depth", from, step, count, "b_j", "b_step", t.twin or "0" }
     local build, key
     if t.ending then
-      build = blocks.tile(height, twin and 2 * nv or nv, t.ending:over("row + " .. first, "c0 + j", words), twin)
+      build = blocks.tile(height, twin and 2 * nv or nv, t.ending:over("row + " .. first, "c0 + j", words), twin, t.deep)
     else
       build, key = blocks.tile(height, twin and 2 * nv or nv, nil, twin), ("contract tile %d %d %s"):format(height, nv, twin and 2 or 1)
       words[8], words[9], words[10] = ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0"
@@ -269,7 +273,7 @@ function M.tiles(k, o, active, form, label, when, panels)
     and (D:value(o.k) or 1 / 0) <= form.piece
   local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
   step(k, o, active, label, form.height, form.width, function()
-    local t = { form = form, ending = fits and k:ending(o.plus) or nil }
+    local t = { form = form, ending = fits and k:ending(o.plus) or nil, deep = (D:value(o.k) or 0) >= DEEP }
     local raw = not t.ending and k:buffer(o.dtype, form.height * form.width)
     local panel = not panels and (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
     if o.a_along_k then

@@ -95,7 +95,13 @@ local function along_rows(s, w)
   local b = s.b
   local row, single = amount.of(s.k, w.row, b.bytes), s.k.dims:value(w.step) == 0
   local at = row == 0 and s:word(w.ptr) or s:pointer(w.ptr)
-  return { at = at, row = row, load = function(offset) return single and b:bcast(at) or b:load(at, offset) end }
+  local line = { at = at, row = row, load = function(offset) return single and b:bcast(at) or b:load(at, offset) end }
+  function line.ask(rows, bytes)
+    for i = 0, type(row) == "number" and row ~= 0 and rows - 1 or -1 do
+      for offset = 0, single and 0 or bytes - 1, 64 do b:prefetch(at, i * row + offset) end
+    end
+  end
+  return line
 end
 
 function Ending:over(row, column, words)
@@ -105,6 +111,11 @@ function Ending:over(row, column, words)
     local s, lines = sweep.new(k, b), {}
     s.words = words
     for i, operand in ipairs(self.operands) do lines[i] = not operand.raw and along_rows(s, placed[i]) end
+    local function ask(rows, bytes)
+      for _, line in ipairs(lines) do
+        if line then line.ask(rows, bytes) end
+      end
+    end
     return function(vectors)
       for j, raw in ipairs(vectors) do
         local offset = (j - 1) * b.lanes * b.bytes
@@ -116,7 +127,7 @@ function Ending:over(row, column, words)
       for _, line in ipairs(lines) do
         if line then s:move(line.at, line.row) end
       end
-    end
+    end, ask
   end
 end
 

@@ -22,6 +22,8 @@ local given = { input = true, param = true, buffer = true }
 local Planner = {}
 Planner.__index = Planner
 
+local MANY = 200 -- lives; beyond so many one order of serving them has to do
+
 local function fail(message, status) error({ message = message, status = status }, 0) end
 
 local function check(index)
@@ -165,8 +167,10 @@ function Planner:share(list)
   local size, count = typical(self.f.D), 0
   for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
   local chosen, total = self:assign(list, size, false)
-  local other, less = self:assign(list, size, true)
-  chosen = less < total and other or chosen
+  if total > 0 and #list <= MANY then
+    local other, less = self:assign(list, size, true)
+    chosen = less < total and other or chosen
+  end
   for _, life in ipairs(list) do
     local slot = chosen[life]
     if not slot.output and not slot.index then
