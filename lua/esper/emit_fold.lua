@@ -28,6 +28,9 @@ local M = {}
 local pick = block.pick
 M.pick = pick
 
+-- Bytes: a row that is kept in registers or just written, one that the stack has room for, what addresses are compared by.
+local SHORT, ROOM, PAGE, LINE = 1024, 32 * 1024, 4096, 64
+
 local function walk_operands(k, spec)
   local list, own = {}, k:contiguous(spec.space)
   for i in ipairs(spec.plan.sources) do list[i] = chain.operand(k, spec.plan, i) end
@@ -48,24 +51,35 @@ local function walk_operands(k, spec)
   return list
 end
 
--- A row on the stack for the values that a fold keeps from pass to pass, where the output is not to be read again.
-local function home_operand(k, spec)
-  local row, strides = k:product(pick(spec.space, spec.reduced)), {}
-  local packed, dtype = k:contiguous(pick(spec.space, spec.reduced)), k.graph:dtype(k.group.anchor)
+-- A row on the stack for the values that a fold keeps from pass to pass; nil when it is short enough for registers, too long
+-- or of unknown length. It lies half a page off the source, for a load waits where the last 12 bits of its address are
+-- those of a store before it.
+local function home_operand(k, spec, source)
+  local axes, dtype, strides = pick(spec.space, spec.reduced), k.graph:dtype(k.group.anchor), {}
+  local row, bytes = k.dims:value(k:product(axes)), k:bytes(dtype)
+  if spec.sideways or spec.piece or not row or row * bytes < SHORT or row * bytes > ROOM then return nil end
   for axis = 1, #spec.space do strides[axis] = k.dims:const(0) end
-  for i, axis in ipairs(spec.reduced) do strides[axis] = packed[i] end
-  return { at = k:buffer(dtype, k.dims:value(row)), strides = strides, bytes = k:bytes(dtype), written = true }
+  for i, stride in ipairs(k:contiguous(axes)) do strides[spec.reduced[i]] = stride end
+  local buffer, at = k:buffer(dtype, row + PAGE / bytes), k:name "home"
+  k:line("char *const %s = (char *)%s + (((long)%s - (long)%s + %dL) & %dL);", at, buffer, source, buffer, PAGE / 2, PAGE - LINE)
+  return { at = at, strides = strides, bytes = bytes, written = true }
 end
 
 function M.run(k, spec)
-  local list, kept = walk_operands(k, spec), {}
-  if spec.far and block.keeps(k, spec) then list[#list + 1] = home_operand(k, spec) end
+  local list, kept, far = walk_operands(k, spec), {}, spec.far
+  local keeps, stash = block.keeps(k, spec)
+  if keeps or stash then
+    local home = home_operand(k, spec, list[1].at)
+    list.home = home and #list + 1
+    list[#list + 1] = home
+    far = home and far
+  end
   for i, operand in ipairs(list) do
     kept[i] = { at = operand.at, offset = operand.offset, minus = operand.minus, bytes = operand.bytes, index = operand.index,
                 strides = pick(operand.strides, spec.kept) }
   end
   k:walk{ extents = pick(spec.space, spec.kept), start = spec.start, n = spec.n, operands = kept, body = function(w)
-    stream.either(k, spec.far, function(past)
+    stream.either(k, far, function(past)
       local words
       local name = k:block(function(b)
         words = block.build(k, b, spec, w, list, function(s) return M.count(s, spec.terms) end, past)

@@ -279,21 +279,19 @@ end
 
 -- ---- in all ----
 
---- Are values of elements kept from pass to pass: what a statistic says (1st result), or what the nodes in front give (2nd)?
+--- Are values of elements kept from pass to pass: what a statistic says, what the nodes in front give?
 function M.keeps(k, spec)
-  local keeps
+  local keeps = false
   for _, stat in ipairs(spec.stats) do keeps = keeps or stat.keep end
-  local stash = spec.write and cost(k, spec.front) >= STASH
-  return keeps or stash, keeps, stash
+  return keeps, spec.write and cost(k, spec.front) >= STASH
 end
 
 function M.build(k, b, spec, w, list, count, past)
   local s = sweep.new(k, b)
   local f = setmetatable({ k = k, s = s, spec = spec, first_store = #spec.plan.sources + 1, past = past }, Fold)
-  local any
-  any, f.keeps, f.stash = M.keeps(k, spec)
+  f.keeps, f.stash = M.keeps(k, spec)
   f.index = f.first_store + #(spec.stores or {})
-  f.home = past and any and #list or f.first_store
+  f.home = list.home or f.first_store
   bind(f, w, list)
   if next(spec.plan.random) then
     f.draw = stages.draws(spec.plan, s, f.index)

@@ -96,7 +96,7 @@ end
 local function unroll(plan)
   if next(plan.random) then return 2 end
   local price = cost(plan)
-  return plan.k:choice("chain_unroll", price <= 6 and { 4, 2 } or price <= 12 and { 2, 1, 4 } or { 1, 2 })
+  return plan.k:choice("chain_unroll", price <= 6 and { 4, 2 } or price <= 12 and { 2, 1, 4 } or price <= 32 and { 2, 1 } or { 1, 2 })
 end
 
 -- Copies and the like wait for memory whatever the vectors' length, and 64 bytes at once wait longer: a load close behind a
