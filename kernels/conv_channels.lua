@@ -13,7 +13,7 @@ local M = {}
 
 local BUFFER = 256                  -- pixels of the stack buffer
 local LINES, COLUMNS = 16, 224      -- of a tile
-local FEWEST = 128                  -- taps that pay for turning the sums
+local FEWEST, FEWEST_POINTS = 128, 256 -- taps that pay for turning the sums, in windows and in single points
 local MOST_PAD = 8                  -- columns of padding: each is a jump in the code
 local PIXELS = {                    -- of a register tile, for one and two vectors of channels
   avx512 = { { 14, 8, 4, 1 }, { 14, 8, 4, 1 } },
@@ -114,16 +114,15 @@ end
 local function plan(k, c)
   local D, lanes, list = k.dims, k:lanes(c.dtype), PIXELS[k.isa]
   local taps = c.tap[1] * c.tap[2]
-  if not list or c.depth * taps < FEWEST or c.pad[2] > MOST_PAD or D:value(c.xs[4]) ~= 1 then return nil end
+  if not list or c.depth * taps < (taps > 1 and FEWEST or FEWEST_POINTS) or c.pad[2] > MOST_PAD or D:value(c.xs[4]) ~= 1 then return nil end
   local count = math.ceil(c.each / lanes)
   if count * lanes > 1.1 * c.each then return nil end
   local width, height = D:value(c.out[2]), D:value(c.out[1])
-  if taps == 1 and not (width and height and width * height <= BUFFER) then return nil end
-  local vectors = count % 2 == 0 and 2 or 1
+  local vectors = count % 2 == 0 and k:choice("conv_vectors", { 2, 1 }) or 1
   local p = { vectors = vectors, rows = vectors * lanes, blocks = count / vectors, sizes = list[vectors],
     whole_window = c.tap[1] == 1 and c.pad[1] == 0, last = (c.each - 1) % lanes + 1 }
   if width and width > 0 and width <= COLUMNS then -- one size that divides the line best
-    local most = p.sizes[1]
+    local most = k:choice("conv_pixels", { p.sizes[1], p.sizes[2] })
     p.sizes = { math.ceil(width / math.ceil(width / most)) }
   end
   return p
@@ -226,7 +225,7 @@ end
 --- Writes the steps, or gives false when this way does not suit.
 function M.emit(k, c)
   local p, target = plan(k, c), planes.target(k)
-  if not (p and target) then return false end
+  if not (p and target) or k:choice("conv_way", { "channels", "direct" }) == "direct" then return false end
   local D = k.dims
   weights.steps(k, weights.part(k, c, p))
   local s = { target = target, plane = D:mul(c.out[1], c.out[2]), sums = {} }

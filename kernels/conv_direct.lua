@@ -34,7 +34,7 @@ end
 local function cut(k, c, p)
   local D, strip = k.dims, p.wide * k:lanes(c.dtype)
   local capacity = math.min(2 * PIXELS, math.floor(RAW_BYTES / k:bytes(c.dtype) / p.rows))
-  local pixels = k:choice("conv_pixels", { PIXELS, PIXELS / 2 })
+  local pixels = k:choice("conv_tile", { PIXELS, PIXELS / 2 })
   local columns = math.max(strip, math.floor(math.min(pixels, capacity) / strip) * strip)
   local height, width = D:value(c.out[1]), D:value(c.out[2])
   local lines = width and width > 0 and math.max(1, math.ceil(pixels / 2 / width)) or LINES * pixels / PIXELS

@@ -6,6 +6,7 @@ local esper = require "esper"
 local files = require "support.files"
 local native = require "esper.native"
 local process = require "support.process"
+local text = require "esper.text"
 local tune = require "esper.tune"
 local tuning = require "esper.tuning"
 local urza = require "esper.urza"
@@ -31,7 +32,7 @@ end
 local function ruled(quick, body)
   local duels, order = duel.run, tune.order
   function tune.order(best, mine)
-    assert(mine.run(1, native.new "double[1]"))
+    for _, side in ipairs { mine, best } do assert(side.run(1, native.new "double[1]")) end
     local ratio = cost(mine.chosen, quick) / cost(best.chosen, quick)
     return ratio < 1, ratio
   end
@@ -53,16 +54,25 @@ local function ruled(quick, body)
   return assert(ok and result, result)
 end
 
--- A choice that makes a difference at the usual sizes, and a candidate of it that is not the default.
-local function some_choice(path, set)
-  local r = assert(compile.compile(path, { build = require("esper.sandbox").build, set = set }))
-  for _, code in ipairs(r.code) do
-    local c = r.choices[code.signature].contract_dots
-    if c then
-      return { signature = code.signature, name = "contract_dots", candidates = c.candidates, default = c.value,
-        other = c.candidates[#c.candidates] }, r
+-- A choice of a recipe that makes a difference at these sizes, of more than two candidates; `other` is not its default.
+local function some_choice(path, set, size)
+  local case = require("esper.bench.suite").case(path, { set = set, size = size })
+  local side = assert(require("esper.bench.sides").esper(case, { compiles = 1 }))
+  local taken = require("esper.parts").new(side)
+  for _, e in ipairs(taken.list) do
+    assert(taken:make(e, {})).free()
+    for _, name in ipairs(text.keys(e.choices)) do
+      local list, live = e.choices[name].candidates, 0
+      for i = 2, #list do
+        local part = taken:make(e, { [name] = list[i] })
+        if part then live = live + 1 part.free() end
+      end
+      if live > 1 and live == #list - 1 then
+        return { signature = e.signature, name = name, candidates = list, default = list[1], other = list[#list] }, side.compiled
+      end
     end
   end
+  error "no choice makes a difference"
 end
 
 -- A Lua program in a process of its own, with the store in `directory`.
@@ -121,10 +131,26 @@ describe("the autotuner #process", function()
   end)
 
   it("takes nothing that computes something else", function()
-    local choice, sides = some_choice(path), require "esper.bench.sides"
-    local plain = sides.difference
-    sides.difference = function() return 0.5 end
-    finally(function() sides.difference = plain end)
+    local choice, parts = some_choice(path), require "esper.parts"
+    local new = parts.new
+    finally(function() parts.new = new end)
+    function parts.new(...)
+      local taken = new(...)
+      local make = taken.make
+      function taken:make(e, values)
+        local part = make(self, e, values)
+        local run = part and part.run
+        if run and next(values) then
+          function part.run(reps, ns)
+            assert(run(reps, ns))
+            for _, t in pairs(part.results()) do t.data[0] = t.data[0] + 1000 end
+            return true
+          end
+        end
+        return part
+      end
+      return taken
+    end
     assert.same({}, ruled({ [choice.name] = choice.other }, function() return tune.run(path, { budget = 60 }) end).tuning)
   end)
 
@@ -174,7 +200,7 @@ describe("the autotuner #process", function()
   end)
 
   it("tunes a case of the suite under its blueprint's name", function()
-    local choice = some_choice("transformer/mlp_small", { dim = 64 })
+    local choice = some_choice("transformer/mlp_small", { dim = 64 }, { batch = 1, tokens = 1 })
     local report = ruled({ [choice.name] = choice.other }, function() return esper.tune("mlp 64x128 b1", { budget = 60 }) end)
     assert.is_true(report.kept and report.name == "mlp 64x128 b1")
     local kernel = assert(esper.compile("transformer/mlp_small", { set = { dim = 64 }, size = { batch = 1, tokens = 1 } }))
@@ -185,7 +211,7 @@ describe("the autotuner #process", function()
   end)
 
   it("keeps a tuning per class of sizes, and compiles with the nearest", function()
-    local choice = some_choice(path)
+    local choice, many = some_choice(path, nil, { batch = 1 }), some_choice(path, nil, { batch = 4096 })
     local function keys(batch)
       local size = batch and { batch = batch }
       local key = assert(esper.compile(path, { size = size })).key
@@ -193,17 +219,17 @@ describe("the autotuner #process", function()
       return key
     end
     local plain = keys()
-    local function tuned(value, batch, name)
-      ruled({ [name or choice.name] = value }, function() return esper.tune(path, { budget = 60, size = { batch = batch } }) end)
+    local function tuned(name, value, batch)
+      ruled({ [name] = value }, function() return esper.tune(path, { budget = 60, size = { batch = batch } }) end)
       return keys(batch)
     end
-    local small, large = tuned(choice.other, 1), tuned(64, 4096, "contract_panel_rows")
+    local small, large = tuned(choice.name, choice.other, 1), tuned(many.name, many.candidates[2], 4096)
     assert.is_true(small ~= plain and large ~= plain and small ~= large)
     for batch, key in pairs { [2] = small, [4] = small, [5] = plain, [900] = plain, [1024] = large, [16384] = large, [20000] = plain } do
       assert.equal(key, keys(batch), batch)
     end
     assert.equal(plain, keys()) -- batch 8
-    tuned("none", 4) -- the defaults are best there
+    tuned(choice.name, "none", 4) -- the defaults are best there
     for batch, key in pairs { [1] = small, [3] = plain, [4] = plain } do assert.equal(key, keys(batch), batch) end
     for _, how in ipairs { {}, { anew = true } } do
       local none, why, status = esper.compile(path, { anew = how.anew, size = { rows = 2 } })
@@ -244,6 +270,41 @@ describe("the autotuner #process", function()
     end
   end)
 
+  it("offers nothing that computes something else: drawn choices are proved", function()
+    local draws, proved = native.new "uint32_t[1]", 0
+    local function any(list) -- the same in every run
+      draws[0] = draws[0] * 1664525 + 1013904223
+      return list[math.floor(draws[0] / 65536) % #list + 1]
+    end
+    local function prove(source, options)
+      local first = compile.compile(source, options)
+      local choices = {}
+      for _, signature in ipairs(text.keys(first and first.choices or {})) do
+        choices[signature] = {}
+        for _, name in ipairs(text.keys(first.choices[signature])) do
+          choices[signature][name] = any(first.choices[signature][name].candidates)
+        end
+      end
+      if not next(choices) then return end
+      local made = require("esper.kernel").wrap(assert(compile.again(first, choices)))
+      local certificate = require("esper.validate").certify(made, { shapes = 3, seed = 1, torch = false })
+      assert.is_nil(certificate.failure, tuning.encode(choices))
+      proved = proved + 1
+      collectgarbage()
+    end
+    for _, name in ipairs(esper.catalogue()) do
+      for _, mode in ipairs(name:find "^[ct]" and { "eval", "train" } or {}) do
+        prove(name, { build = require("esper.sandbox").build, mode = mode })
+      end
+    end
+    for seed = 1, 40 do
+      local g = require("support.random_graph").make(seed)
+      local function build() return g, { name = "spec/drawn", mode = "eval", dtype = "f32", hyper = {} } end
+      if g then prove("spec/drawn", { build = build }) end
+    end
+    assert.is_true(proved > 40)
+  end)
+
   it("takes turns until the order is clear, and no longer", function()
     -- a side whose runs take what a rule says; how often it ran
     local function side(time, noise)
@@ -278,6 +339,17 @@ describe("the autotuner #process", function()
     assert.is_true(wins <= 10) -- noise of 10 % hides little
     local broken = { time = 1, run = function() return nil, "no memory", "ENOMEM" end }
     assert.has_error(function() tune.order(side(1), broken) end)
+  end)
+
+  it("refuses what it cannot read, in one line", function()
+    for words, wanted in pairs { ["--budget 2m"] = "want a time like 500ms or 2s", ["--budget 0s"] = "want a time", ["--budget 1e9"] =
+        "want a time", ["--size batch"] = "%-%-size batch: want name=value", ["--size batch=1.5"] = "want a whole number",
+        ["--size rows=3"] = "no symbolic dimension 'rows' in transformer/mlp", ["--size batch=9e9"] = "takes 0 to", ["--threads x"] =
+        "want a whole number" } do
+      local out = process.must(("%s/esper tune transformer/mlp %s 2>&1 || true"):format(process.build, words))
+      assert.truthy(out:find(wanted), out)
+      assert.equal(1, select(2, out:gsub("\n", "\n")))
+    end
   end)
 
   it("ends with Ctrl-C and keeps what it has; nobody waits for it meanwhile", function()

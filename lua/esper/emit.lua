@@ -52,8 +52,8 @@ end
 function Unit:helper(text) return share(self, self.helpers, "h", text).name end
 
 --- A vector block; one with the instructions of an earlier one is that one, and is not lowered again.
-function Unit:block(build, dtype)
-  local b = vec.block(self.isa, dtype)
+function Unit:block(build, dtype, isa)
+  local b = vec.block(isa or self.isa, dtype)
   build(b)
   local key = b:digest()
   local name = self.keyed[key]

@@ -26,8 +26,9 @@
 --        stay under 56 KiB, else an error
 --   k:ctype(dtype)    its C type          k:raw(expr, dtype) -> "((T *)expr)"
 -- Vector blocks:
---   k:block(fn, dtype, key) -> name   fn(b) builds it; dtype ("f32" "f64" "i32" "i64") defaults to the anchor's. A key
---        stands for all that fn depends on besides the dtype: the unit builds the block once for it
+--   k:block(fn, dtype, key, isa) -> name   fn(b) builds it; dtype ("f32" "f64" "i32" "i64") defaults to the anchor's. A key
+--        stands for all that fn depends on besides the dtype: the unit builds the block once for it. isa: nil, or one that
+--        the unit's includes (without a key)
 --   k:call(block, { C expressions })   words of the call, each cast to long: pointers, counts, byte strides
 --   k:note(b, id)     what follows in the block computes node id (shown by dumps)
 -- Dimensions:
@@ -291,9 +292,9 @@ end
 
 -- ---- vector blocks ----
 
-function Writer:block(build, dtype, key)
+function Writer:block(build, dtype, key, isa)
   dtype = dtype or self.graph:dtype(self.group.anchor or self.group.outputs[1])
-  if not key then return self.unit:block(build, dtype) end
+  if not key then return self.unit:block(build, dtype, isa) end
   local keyed = self.unit.keyed
   key = dtype .. " " .. key
   keyed[key] = keyed[key] or self.unit:block(build, dtype)

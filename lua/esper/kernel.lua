@@ -228,8 +228,8 @@ function Kernel:run(given, options)
   end
   local inputs, why, status = self:check_inputs(given)
   if not inputs then return nil, why, status end
-  local symbols, all = self:solve(inputs, given)
-  if not symbols then return nil, all, "ESHAPE" end
+  local symbols, all, unsolved = self:solve(inputs, given)
+  if not symbols then return nil, all, unsolved end
   local params
   if options.params == nil then params, why, status = self:params(options.seed)
   else params, why, status = check_params(self, options.params) end

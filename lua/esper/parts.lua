@@ -1,10 +1,12 @@
 --- One group of a kernel alone, the autotuner's unit of work: tune.lua times its variants.
 --
 --   parts.new(side, pool) -> parts    side of sides.esper, of a fresh compile: its data and sizes
---   parts.list = { { n = index of the group, signature =, count = groups alike, default = part, choices = of Unit:choice }, ... }
+--   parts.list = { { n = index of the group, signature =, count = groups alike, took = nanoseconds of all these, roughly,
+--       choices = of Unit:choice }, ... }
 --       of every group that runs each time and offers choices
 --   parts:make(entry, { [choice] = value }) -> part, or false when one that does the same work was made before
---   part = { run = fn(reps, ns), results = fn() -> tensors by name, free = fn() }
+--   parts.workspace(holder, kernel, symbols) -> memory for its workspace
+--   part = { run = fn(reps, ns), once = its first run does more than those after, results = fn() -> tensors by name, free = fn() }
 -- Failures are thrown, as compile.lua's stages do: { message =, status = }.
 -- A part has the steps that run at the side's sizes and no others, so it takes about a millisecond to compile. Every value that
 -- groups store lies in a tensor here, as the whole kernel computes it, so a part runs on true data; results that it
@@ -35,6 +37,19 @@ function Parts:running(steps)
   return list, table.concat(numbers, " "), all
 end
 
+--- Memory for the workspace of a kernel, at one place for all that are compared: where buffers lie decides more than many a
+-- choice. holder.memory keeps it.
+function M.workspace(holder, kernel, symbols)
+  local bytes = native.new "int64_t[1]"
+  if C.es_kernel_workspace(kernel, symbols, bytes, fresh()) ~= 0 then
+    local _, message, status = failure()
+    error({ message = message, status = status }, 0)
+  end
+  local need = tonumber(bytes[0])
+  if not holder.memory or holder.memory.bytes < need then holder.memory = tensor.new("u8", { 2 * need + 2 ^ 16 }) end
+  return holder.memory.data
+end
+
 -- A tensor for a stored value, made when first met.
 function Parts:place(id, all)
   local shape = {}
@@ -53,7 +68,9 @@ function Parts:bound(n, steps, temps, code, all)
   for id, index in pairs(made.values) do data[index] = self:place(id, all).data end
   for _, id in ipairs(r.groups.groups[n].outputs) do outputs["output %" .. id] = self.values[id] end
   run.symbols, run.data, run.seed, run.frozen, run.pool = side.es_run.symbols, data, side.es_run.seed, side.es_run.frozen, self.pool
-  local part = { keep = { side, data, self.pool } }
+  run.workspace = M.workspace(self, kernel, run.symbols)
+  local part = { keep = { side, data, self.pool, self.memory }, once = false }
+  for _, step in ipairs(steps) do part.once = part.once or step.when == "pack" or step.when == "prepare" end
   function part.run(reps, ns)
     if C.es_measure_kernel(kernel, run, reps, self.pool == nil, ns, fresh()) ~= 0 then return failure() end
     return true
@@ -95,9 +112,9 @@ local function fill(self)
     part.free()
     local choices, entry = r.choices[code.signature], known[code.signature]
     if entry then
-      entry.count = entry.count + 1
+      entry.count, entry.took = entry.count + 1, entry.took + one[0]
     elseif choices and not once(r.groups, group) then
-      entry = { n = n, signature = code.signature, count = 1, choices = choices, seen = {} }
+      entry = { n = n, signature = code.signature, count = 1, took = one[0], choices = choices, seen = {} }
       known[code.signature], self.list[#self.list + 1] = entry, entry
     end
   end

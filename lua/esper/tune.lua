@@ -1,7 +1,7 @@
 --- The autotuner: measures the choices that recipes and grouping leave open (k:choice, Builder:choice) on this machine, for one
 -- class of sizes. Nobody waits for it: a compile takes what the store has, or the defaults (tuning.lua).
 --
---   tune.run(source, { set=, mode=, dtype=, size = { [dimension] = extent }, budget = seconds, pool =,
+--   tune.run(source, { set=, mode=, dtype=, size = { [dimension] = extent }, budget = seconds of search, pool =,
 --                      progress = fn(done, budget), known = fn(result of compile, sizes) -> choices to go on from })
 --     -> report | nil, message, status
 --   report = { name=, trials=, searched = seconds of trials, seconds=, complete = every candidate was tried, interrupted=,
@@ -28,11 +28,12 @@ local M = {}
 
 local MARGIN = 0.98
 local SLOW = 1.3          -- at first sight: not looked at again
-local LONG = 1e6          -- nanoseconds, from which on a run tells more and costs more
+local LONG, SLOWER = 1e6, 1.05 -- nanoseconds from which on a run tells more and costs more; the same for such
 local TURN = 1e5          -- nanoseconds, of as many runs as fit
 local REPS, TURNS = 64, 25
 local LOST, WON = 3, 5    -- turns ahead that decide
 local SAME = 1e-3         -- of the largest output
+local KEPT = 0.99         -- of the whole kernel's time, at most
 local FINAL = { rounds = 15, turn = 8 }
 
 local buffer = native.new("double[?]", REPS)
@@ -49,17 +50,18 @@ local function least(side, reps)
   return low
 end
 
---- Is `mine` faster than `best`, whose `time` is known? And the ratio of their times.
+--- Is `mine` faster than `best`, whose `time` is known? And the ratio of their times. mine.once: its first run does more.
 function M.order(best, mine)
-  local time = least(mine, 1) -- makes what is kept of parameters
-  time = least(mine, time < LONG and 2 or 1)
+  local time = (mine.once or best.time < LONG) and least(mine, 1) or best.time
   local long = time >= LONG
-  if time > (long and 1.1 or SLOW) * best.time then return false end
+  time = least(mine, long and 1 or 2)
+  if time > (long and SLOWER or SLOW) * best.time then return false end
   local reps, lead, ratios = math.max(1, math.min(REPS, math.floor(TURN / time))), 0, {}
+  if long then lead = time < MARGIN * best.time and 1 or -1 end
   for turn = 1, TURNS do
     local took = {}
     for _, side in ipairs(turn % 2 == 0 and { mine, best } or { best, mine }) do took[side] = least(side, reps) end
-    ratios[turn] = took[mine] / took[best]
+    ratios[turn], best.time = took[mine] / took[best], took[best]
     lead = lead + (ratios[turn] < MARGIN and 1 or -1)
     if lead <= (long and -LOST + 1 or -LOST) or lead >= WON then break end
   end
@@ -75,7 +77,10 @@ local LATE = {}
 local function won(state, e, side)
   state.trials, e.trials = state.trials + 1, e.trials + 1
   local wins, ratio = M.order(e.best, side)
-  wins = wins and sides.difference(e.reference, side) <= SAME
+  if wins then
+    least(side, 1) -- the results lie where the best one leaves its own
+    wins = sides.difference(e.reference, side) <= SAME
+  end
   if wins then side.time, e.after = e.best.time * ratio, e.after * ratio end
   return wins
 end
@@ -83,7 +88,7 @@ end
 local function tick(state)
   local now = C.es_clock_ms()
   if now > state.stop then error(LATE, 0) end
-  if state.options.progress then state.options.progress((now - state.started) / 1e3, state.budget) end
+  if state.options.progress then state.options.progress((now - state.from) / 1e3, state.budget) end
 end
 
 local function key_of(e, values)
@@ -104,7 +109,7 @@ local function try(state, e, values)
   if won(state, e, side) then
     e.best.free()
     e.best, e.values = side, values
-    state.choices[e.signature] = next(values) and values
+    state.choices[e.signature] = values
   else
     side.free()
   end
@@ -165,20 +170,25 @@ local function start(state, e)
   tick(state)
   local side = e.make {}
   e.tried[key_of(e, {})] = true
-  least(side, 1)
-  side.time = least(side, 3)
+  side.time = least(side, 1)
+  side.time = least(side, side.time < LONG and 3 or 1)
   side.chosen, e.best, e.values, e.before, e.after = {}, side, {}, side.time, side.time
   e.reference = copy_of(side.results())
-  local known = state.choices[e.signature]
-  state.choices[e.signature] = nil
-  for _, name in ipairs(known and e.names or {}) do
+  local known = state.choices[e.signature] or {}
+  for _, name in ipairs(e.names) do
     if known[name] then try(state, e, with(e, e.values, name, known[name])) end
   end
+  state.choices[e.signature] = e.values
 end
 
+-- The whole kernel with these choices, over the data of the first one.
 local function whole(state, choices)
-  local made, pool = need(compile.again(state.first.compiled, choices)), state.options.pool
-  local side = need(sides.esper(state.case, { kernel = kernel.wrap(made), pool = pool, leaves = state.first, cpu = pool == nil }))
+  local first, pool = state.first, state.options.pool
+  local made = need(compile.again(first.compiled, choices))
+  local side = need(sides.esper(state.case, { kernel = kernel.wrap(made), pool = pool, leaves = first, cpu = pool == nil }))
+  side.es_run.data = first.es_run.data -- inputs to outputs have the same numbers in every plan, the rest is in slots
+  side.es_run.workspace = parts.workspace(state, made.kernel, side.es_run.symbols)
+  side.results, side.once, side.memory = first.results, true, state.memory
   function side.free() end
   return side
 end
@@ -187,6 +197,10 @@ end
 local function search_plan(state)
   local choices = state.first.compiled.choices[tuning.PLAN]
   if not next(choices) then return state.first end
+  if state.costly then
+    entry(state, { signature = tuning.PLAN, count = 1, choices = choices })
+    return whole(state, { [tuning.PLAN] = state.choices[tuning.PLAN] })
+  end
   local e = entry(state, { signature = tuning.PLAN, count = 1, choices = choices,
     make = function(values) return whole(state, { [tuning.PLAN] = values }) end })
   start(state, e)
@@ -202,11 +216,21 @@ local function search(state)
     e.make = function(values) return taken:make(e, values) end
     list[i] = entry(state, e)
   end
-  for _, e in ipairs(list) do start(state, e) end
-  table.sort(list, function(a, b) return a.before * a.count > b.before * b.count end)
-  for _, how in ipairs { one_by_one, combined } do
-    for _, e in ipairs(list) do how(state, e, 1, {}) end
+  table.sort(list, function(a, b) return a.took > b.took end)
+  for _, e in ipairs(list) do
+    start(state, e)
+    one_by_one(state, e)
   end
+  for _, e in ipairs(list) do combined(state, e, 1, {}) end
+end
+
+-- What was chosen and is not the default.
+local function found(state)
+  local out = {}
+  for signature, values in pairs(state.choices) do
+    if next(values) then out[signature] = values end
+  end
+  return out
 end
 
 local function row_of(e)
@@ -220,17 +244,19 @@ end
 -- Whole kernels, before and after, side by side.
 local function judge(state, report)
   if not next(report.tuning) then return end
-  local first, after = state.first, whole(state, report.tuning)
-  local time = math.min(least(first, 1), least(after, 1))
-  if sides.difference(first, after) > SAME then
+  local before, after = whole(state, {}), whole(state, report.tuning)
+  local time = least(before, 1)
+  local reference = copy_of(before.results())
+  time = math.min(time, least(after, 1))
+  if sides.difference(reference, after) > SAME then
     report.tuning = {}
     return
   end
-  first.name, after.name = "before", "after"
+  before.name, after.name = "before", "after"
   local rounds = math.max(5, math.min(FINAL.rounds, math.floor(1e9 / (4 * time))))
-  local stats = need(duel.run({ first, after }, { rounds = rounds, turn = FINAL.turn }))
+  local stats = need(duel.run({ before, after }, { rounds = rounds, turn = FINAL.turn }))
   report.before, report.after = stats.before.median, stats.after.median
-  if report.after >= report.before then report.tuning = {} end -- what won in the trials did not last
+  if report.after >= KEPT * report.before then report.tuning = {} end -- what won in the trials did not last
 end
 
 -- Ctrl-C raises an error where it finds us; what a stage makes of it is text.
@@ -243,16 +269,15 @@ local function run(source, options)
   local case = suite.case(source, { set = options.set, size = options.size, mode = options.mode, dtype = options.dtype })
   local started, budget = C.es_clock_ms(), options.budget or 2
   local first = need(sides.esper(case, { pool = options.pool, compiles = 1, cpu = options.pool == nil }))
-  local final = 0.3 + 4 * FINAL.rounds * least(first, 1) / 1e9 -- seconds kept back for judge(), about
-  local state = { case = case, options = options, budget = budget, first = first, entries = {}, trials = 0, started = started,
-    choices = options.known and options.known(first.compiled, first.values) or {},
-    stop = started + 1e3 * (budget - math.min(budget / 4, final)) }
-  local from = C.es_clock_ms()
+  local time, from = least(first, 1), C.es_clock_ms()
+  local state = { case = case, options = options, budget = budget, first = first, entries = {}, trials = 0, from = from,
+    costly = 32 * time > budget * 1e9, -- a trial of the whole kernel would take much of it
+    stop = from + 1e3 * budget, choices = options.known and options.known(first.compiled, first.values) or {} }
   local complete, problem = pcall(search, state)
   local stopped = not complete and interrupted(problem)
   if not complete and problem ~= LATE and not stopped then error(problem, 0) end
-  local report = { name = case.name, case = case, sizes = first.values, trials = state.trials, tuning = state.choices, rows = {},
-    source = first.compiled, complete = complete, interrupted = stopped, searched = (C.es_clock_ms() - from) / 1e3 }
+  local report = { name = case.name, case = case, sizes = first.values, trials = state.trials, tuning = found(state), rows = {},
+    source = first.compiled, complete = complete and not state.costly, interrupted = stopped, searched = (C.es_clock_ms() - from) / 1e3 }
   for i, e in ipairs(state.entries) do report.rows[i] = row_of(e) end
   judge(state, report)
   report.seconds = (C.es_clock_ms() - started) / 1e3

@@ -202,7 +202,7 @@ static void interpret(const es_vec *v, const int64_t *words) {
     const es_vec_code *code = &v->code[pc];
     const int32_t *at = code->at;
     switch (code->op) {
-      case ES_VEC_store: case ES_VEC_storem: case ES_VEC_stores: case ES_VEC_storesm: case ES_VEC_store1:
+      case ES_VEC_store: case ES_VEC_storem: case ES_VEC_stores: case ES_VEC_storesm: case ES_VEC_store1: case ES_VEC_storent:
         store(code, v, reg);
         break;
       case ES_VEC_set: case ES_VEC_g_set: reg[at[0]] = reg[at[1]]; break;

@@ -100,8 +100,8 @@ local function sizes(made, case, given)
   if not given then return suite.sizes(made.graph, case) end
   local checked, why, status = made:check_inputs(given)
   if not checked then return nil, why, status end
-  local symbols, problem = made:solve(checked, given)
-  if not symbols then return nil, problem, "ESHAPE" end
+  local symbols, problem, code = made:solve(checked, given)
+  if not symbols then return nil, problem, code end
   local values = {}
   for i, s in ipairs(made.plan_dims:symbols()) do values[s.name] = tonumber(symbols[i - 1]) end
   return values

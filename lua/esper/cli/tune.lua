@@ -58,7 +58,7 @@ return {
   doc = "Times the sizes, loop orders and fusions that are left open, on this machine, and keeps the best for later compiles.",
   positional = { 1, 1 },
   options = {
-    { "--budget", "TIME", "time to spend, like 500ms or 10s; 2s unless given" },
+    { "--budget", "TIME", "time to search, like 500ms or 10s; 2s unless given" },
     { "--size", "dim=n", "extent of a symbolic dimension to tune at; usual ones unless given", many = true },
     { "--threads", "N", "threads; 1 unless given, 0 for all cores" },
     { "--set", "k=v", "a hyper-parameter", many = true },
