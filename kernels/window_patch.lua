@@ -20,7 +20,8 @@ local function overhang(win)
   return win.way == "columns" and 0 or (win.tap[2] - 1) * win.dilation[2]
 end
 
---- Sets win.way, win.paired (columns are two and two, in place), win.parts, win.capacity (elements), win.most (columns of a tile); false when not one line fits.
+--- Sets win.way, win.paired (columns are two and two, in place), win.parts, win.capacity (elements), win.most (columns of a
+-- tile); false when not one line fits.
 function M.plan(k, win)
   local plain = k.dims:value(win.xs[4]) == 1
   local inside = plain and win.pad[1] + win.pad[2] == 0
