@@ -117,7 +117,9 @@ function M.tile(mr, nv, how)
         b:g_set(column, b:g_add(column, b_step))
       end)
       if not ending then return b:g_set(out, each_sum(acc, function(row, sum, at) b:store(row, sum, at) end)) end
-      for i = 1, mr do ending.row(acc[i]) end
+      local values = {} -- of all rows before the first is stored: what is read may lie a multiple of 4 KiB from there
+      for i = 1, mr do values[i] = ending.compute(acc[i]) end
+      for i = 1, mr do ending.store(values[i]) end
     end
     b:loop(b:arg(3), function()
       if how.across then

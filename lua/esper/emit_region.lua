@@ -114,23 +114,30 @@ function Ending:over(row, column, words)
     local s, lines = sweep.new(k, b), {}
     s.words = words
     for i, operand in ipairs(self.operands) do lines[i] = not operand.raw and along_rows(s, placed[i]) end
-    local function all(name)
-      return function(...)
-        for _, line in ipairs(lines) do
-          if line then line[name](...) end
-        end
+    local function each(first, last, name, ...)
+      for i = first, last do
+        if lines[i] then lines[i][name](...) end
       end
     end
-    local ending = { move = all "move", ask = all "ask" }
-    function ending.row(vectors)
+    local ending = {}
+    function ending.move(...) each(1, #lines, "move", ...) end
+    function ending.ask(...) each(1, #lines, "ask", ...) end
+    function ending.compute(vectors)
+      local values = {}
       for j, raw in ipairs(vectors) do
         local offset = (j - 1) * b.lanes * b.bytes
-        local value = stages.compute(plan, b, plan.stages[1], function(arg)
+        values[j] = stages.compute(plan, b, plan.stages[1], function(arg)
           return lines[arg.source] and lines[arg.source].load(offset) or raw
         end)
-        for i, id in ipairs(self.stores) do b:store(lines[sources + i].at, value[id], offset) end
       end
-      ending.move(1)
+      each(1, sources, "move", 1)
+      return values
+    end
+    function ending.store(values)
+      for j, value in ipairs(values) do
+        for i, id in ipairs(self.stores) do b:store(lines[sources + i].at, value[id], (j - 1) * b.lanes * b.bytes) end
+      end
+      each(sources + 1, #lines, "move", 1)
     end
     return ending
   end

@@ -57,9 +57,9 @@
 --        last); `from` holds them from_step bytes (C expression) apart. One call for all of them where possible
 --   k:ending(plus) -> e or nil   the same work by a block of the recipe's own, on vectors in its registers; nil where the
 --        chain is too long for that. e:over(row, column, words) -> fn(b), for the rectangle that starts there; it adds words
---        of its own to those of the call, and gives in the block: row(vectors), ends a row of whole vectors and goes to the
---        next; move(rows, bytes, times), goes elsewhere, bytes (times g) to the right; ask(rows, bytes), has what the next
---        rows need, so many bytes of each, brought near in the meantime
+--        of its own to those of the call, and gives in the block: compute(vectors) -> values and store(values), a row of whole
+--        vectors after the other; move(rows, bytes, times), goes elsewhere, bytes (times g) to the right; ask(rows, bytes), has
+--        what the next rows need, so many bytes of each, brought near in the meantime
 --   k:epilogue_step(temp)   a step that applies the epilogue, if there is one, to the whole output: from a
 --        temporary with the raw values, or (nil, allowed when k.stored) from the output itself
 
