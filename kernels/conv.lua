@@ -8,7 +8,7 @@ local form = require "kernels.conv_form"
 
 local function emit(k, group)
   local c = form.of(k, group)
-  if depthwise.emit(k, c) or channels.emit(k, c) then return end
+  if channels.emit(k, c) or depthwise.emit(k, c) then return end
   direct.emit(k, c, form.layout(k, c))
 end
 

@@ -5,8 +5,11 @@
 -- pixels of a line go to a stack buffer [pixel][channel], which a second block turns into planes in squares of registers.
 -- Taps outside of x are never read: rows by their range in every call, columns by jumps over single multiply-adds, of which
 -- only the first and last pixels of a tile have some. Weights: panels of conv_weights.lua with F vectors of rows.
+-- A depthwise convolution, whose sums read a channel each (c.own), is one of depth 1 over vectors of channels where its lines are
+-- narrow or its columns strided (elsewhere: conv_depthwise.lua): what a pass reads of x is turned on the way into a second stack buffer.
 
 local planes = require "kernels.planes"
+local turn = require "kernels.conv_turn"
 local weights = require "kernels.conv_weights"
 
 local M = {}
@@ -14,6 +17,7 @@ local M = {}
 local BUFFER = 256                  -- pixels of the stack buffer
 local LINES, COLUMNS = 16, 224      -- of a tile
 local FEWEST, FEWEST_POINTS = 128, 256 -- taps that pay for turning the sums, in windows and in single points
+local OWN = { columns = 28, pixels = 480, narrow = 20 } -- depthwise: columns of a tile, room for what a pass reads, widths that suit
 local MOST_PAD = 8                  -- columns of padding: each is a jump in the code
 local PIXELS = {                    -- of a register tile, for one and two vectors of channels
   avx512 = { { 14, 8, 4, 1 }, { 14, 8, 4, 1 } },
@@ -36,7 +40,8 @@ local function tap(b, c, p, acc, x, w, kw, q)
   for f = 1, p.vectors do weight[f] = b:load(w, (kw * p.vectors + f - 1) * vector) end
   for i = 0, q - 1 do
     local function add()
-      local pixel = b:bcast(x, (ahead + i * stride) * b.bytes)
+      local at = ahead + i * stride
+      local pixel = c.own and b:load(x, at * vector) or b:bcast(x, at * b.bytes)
       for f = 1, p.vectors do b:set(acc[i][f], b:fma(weight[f], pixel, acc[i][f])) end
     end
     local left, right = pad - ahead - i * stride, pad - behind - (q - 1 - i) * stride
@@ -82,47 +87,32 @@ local function sums_block(k, c, p, q)
   end
 end
 
--- ---- from channels to planes ----
-
--- words: lines, pixels of a line, sums of the first, from line to line; plane of the last channel there is, from line to line, from
--- plane to plane, and the same for the channels that only the last vector lacks (0 there). As in conv_tile.lua, channels are stored
--- last to first.
-local function turn_block(p)
-  return function(b)
-    local n, from, to = b:arg(1), b:copy(b:arg(2)), b:copy(b:arg(4))
-    local pixel = p.rows * b.bytes
-    b:loop(b:arg(0), function()
-      local x, y = b:copy(from), b:copy(to)
-      b:each(n, { { x, bytes = pixel }, y }, function(mask)
-        local square, plane = {}, b:copy(y)
-        for i = 1, b.lanes do square[i] = b:load(x, (i - 1) * pixel) end
-        for j = b.lanes, 1, -1 do
-          if j == b.lanes then square = b:transpose(square) end
-          b:store(plane, square[j], 0, mask)
-          if j > 1 then b:g_set(plane, b:g_sub(plane, j <= p.last and b:arg(6) or b:arg(7))) end
-        end
-      end)
-      b:g_set(from, b:g_add(from, b:arg(3)))
-      b:g_set(to, b:g_add(to, b:arg(5)))
-    end)
-  end
-end
-
 -- ---- the step ----
 
--- The tile for this convolution, nil where another way is better: vectors and rows of a block, blocks per group, sizes.
+-- Does this way suit? Not where few taps have to pay for the turning.
+local function suits(k, c)
+  local taps, high, wide = c.tap[1] * c.tap[2], (c.tap[1] - 1) * c.dilation[1] + 1, (c.tap[2] - 1) * c.dilation[2] + 1
+  if not PIXELS[k.isa] or c.pad[2] > MOST_PAD or k.dims:value(c.xs[4]) ~= 1 then return false end
+  if math.ceil(c.each / k:lanes(c.dtype)) * k:lanes(c.dtype) > 1.1 * c.each then return false end
+  if c.own then
+    local width = k.dims:value(c.out[2])
+    local narrow = c.stride[2] > 1 or width and width <= OWN.narrow and (taps >= 25 or width <= OWN.narrow / 2)
+    return taps > 1 and narrow and high * ((OWN.columns - 1) * c.stride[2] + wide) <= OWN.pixels
+  end
+  return c.depth * taps >= (taps > 1 and FEWEST or FEWEST_POINTS)
+end
+
+-- The tile: vectors and rows of a block, blocks per group, last = channels of the last vector, columns of a tile of the step,
+-- sizes of register tiles.
 local function plan(k, c)
-  local D, lanes, list = k.dims, k:lanes(c.dtype), PIXELS[k.isa]
-  local taps = c.tap[1] * c.tap[2]
-  if not list or c.depth * taps < (taps > 1 and FEWEST or FEWEST_POINTS) or c.pad[2] > MOST_PAD or D:value(c.xs[4]) ~= 1 then return nil end
+  local lanes, width = k:lanes(c.dtype), k.dims:value(c.out[2])
   local count = math.ceil(c.each / lanes)
-  if count * lanes > 1.1 * c.each then return nil end
-  local width, height = D:value(c.out[2]), D:value(c.out[1])
-  local vectors = count % 2 == 0 and k:choice("conv_vectors", { 2, 1 }) or 1
-  local p = { vectors = vectors, rows = vectors * lanes, blocks = count / vectors, sizes = list[vectors],
-    whole_window = c.tap[1] == 1 and c.pad[1] == 0, last = (c.each - 1) % lanes + 1 }
-  if width and width > 0 and width <= COLUMNS then -- one size that divides the line best
-    local most = k:choice("conv_pixels", { p.sizes[1], p.sizes[2] })
+  local vectors = not c.own and count % 2 == 0 and k:choice("conv_vectors", { 2, 1 }) or 1
+  local sizes = PIXELS[k.isa][vectors]
+  local p = { vectors = vectors, rows = vectors * lanes, blocks = count / vectors, sizes = sizes,
+    whole_window = c.tap[1] == 1 and c.pad[1] == 0, last = (c.each - 1) % lanes + 1, columns = c.own and OWN.columns or COLUMNS }
+  if width and width > 0 and width <= p.columns then -- one size that divides the line best
+    local most = k:choice("conv_pixels", { sizes[1], sizes[2] })
     p.sizes = { math.ceil(width / math.ceil(width / most)) }
   end
   return p
@@ -130,16 +120,26 @@ end
 
 -- C locals of tile t, blocks outermost: they keep their weights in the cache.
 local function decode(k, c, p, s)
-  k:line("long c0 = t %% %s * %dL, rest = t / %s;", k:dim(s.column_parts), COLUMNS, k:dim(s.column_parts))
+  k:line("long c0 = t %% %s * %dL, rest = t / %s;", k:dim(s.column_parts), p.columns, k:dim(s.column_parts))
   k:line("long r0 = rest %% %s * %dL; rest /= %s;", k:dim(s.line_parts), LINES, k:dim(s.line_parts))
   k:line("long sample = rest %% %s; rest /= %s;", k:dim(c.samples), k:dim(c.samples))
   k:line("long block = rest %% %dL, group = rest / %dL;", p.blocks, p.blocks)
   k:line("long lines = %s - r0 < %dL ? %s - r0 : %dL;", k:dim(c.out[1]), LINES, k:dim(c.out[1]), LINES)
-  k:line("long columns = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(c.out[2]), COLUMNS, k:dim(c.out[2]), COLUMNS)
+  k:line("long columns = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(c.out[2]), p.columns, k:dim(c.out[2]), p.columns)
   k:line("long valid = block == %dL ? %dL : %dL;", p.blocks - 1, p.whole, p.rows)
   k:line("long o = (sample * %dL + group) * %dL + block * %dL;", c.groups, c.each, p.rows)
   k:line("long start = (o * %s + r0) * %s + c0;", k:dim(c.out[1]), k:dim(c.out[2]))
   k:line("long some = %dL / columns;", BUFFER)
+  k:line("char *x = %s, *panel = %s;", k:at(c.x, { "sample", c.own and ("block * %dL"):format(p.rows) or ("group * %dL"):format(c.depth) }),
+    p.address("group", "block"))
+  if not c.own then return end
+  k:line("long before = c0 * %dL - %dL, pitch = before + (columns - 1) * %dL + %dL;", c.stride[2], c.pad[2], c.stride[2],
+    (c.tap[2] - 1) * c.dilation[2] + 1)
+  k:line("if (before < 0) before = 0;")
+  k:line("pitch = (pitch < %s ? pitch : %s) - before;", k:dim(c.size[2]), k:dim(c.size[2]))
+  k:line("if (pitch < 1) pitch = 1;")
+  k:line("long most = (%dL / pitch - %dL) / %dL + 1;", OWN.pixels, (c.tap[1] - 1) * c.dilation[1] + 1, c.stride[1])
+  k:line("if (some > most) some = most;")
 end
 
 -- C: `main` = the size of which most tiles of a line are, so that the fewest pixels are computed twice.
@@ -160,10 +160,12 @@ end
 
 -- C: one register tile of `q` pixels in m lines from line `i` of the pass on, at column `at`.
 local function call_sums(k, c, p, s, q)
-  local bytes, pad = k:bytes(c.dtype), c.pad[2]
-  local row, pixel = ("%s * %dL"):format(k:dim(c.xs[3]), bytes), p.rows * bytes
+  local bytes, pad, pixel = k:bytes(c.dtype), c.pad[2], p.rows * k:bytes(c.dtype)
+  local unit = c.own and pixel or bytes
+  local row = ("%s * %dL"):format(c.own and "pitch" or k:dim(c.xs[3]), unit)
   local words = { "m",
-    ("x + ((y + low * %dL) * %s + (c0 + at) * %dL - %dL) * %dL"):format(c.dilation[1], k:dim(c.xs[3]), c.stride[2], pad, bytes),
+    ("%s + (y + low * %dL - %s) * %s + ((c0 + at) * %dL - %dL - %s) * %dL"):format(c.own and "(char *)" .. s.pixels or "x", c.dilation[1],
+      c.own and "above" or "0L", row, c.stride[2], pad, c.own and "before" or "0L", unit),
     ("%s * %dL"):format(row, c.stride[1]), ("(char *)%s + (i * columns + at) * %dL"):format(s.buffer, pixel),
     ("columns * %dL"):format(pixel), "panel", ("panel + (low * %dL + %dL) * %dL"):format(c.tap[2], c.bias and 1 or 0, pixel),
     ("%dL"):format(c.depth), "high - low", ("%s * %dL"):format(row, c.dilation[1]),
@@ -207,41 +209,45 @@ local function pass_sums(k, c, p, s)
   k:close()
 end
 
--- C: the sums of a pass to the planes of `target`.
-local function turn(k, c, p, s)
-  local bytes = k:bytes(c.dtype)
-  local lanes, width = k:lanes(c.dtype), k:dim(c.out[2])
-  k:line("long flat = columns == %s, begin = start + pass * %s;", width, width)
-  k:open("for (long f = 0; f * %dL < valid; f++)", lanes)
-  k:line("long there = valid - f * %dL < %dL ? valid - f * %dL : %dL;", lanes, lanes, lanes, lanes)
-  local plane = ("%s * %dL"):format(k:dim(s.plane), bytes)
-  k:call(s.turn, { "flat ? 1 : count", "flat ? count * columns : columns",
-    ("(char *)%s + f * %dL"):format(s.buffer, lanes * bytes), ("columns * %dL"):format(p.rows * bytes),
-    ("%s + (begin + (f * %dL + there - 1) * %s) * %dL"):format(k:write(s.target), lanes, k:dim(s.plane), bytes),
-    ("%s * %dL"):format(width, bytes), plane, ("there < %dL ? 0 : %s"):format(lanes, plane) })
-  k:close()
+-- C: what the windows of the pass read of x.
+local function fetch(k, c, p, s)
+  k:line("long above = (r0 + pass) * %dL - %dL, below = above + (count - 1) * %dL + %dL;", c.stride[1], c.pad[1], c.stride[1],
+    (c.tap[1] - 1) * c.dilation[1] + 1)
+  k:line("if (above < 0) above = 0;")
+  k:line("if (below > %s) below = %s;", k:dim(c.size[1]), k:dim(c.size[1]))
+  turn.fetch(k, c, p, s)
+end
+
+-- A depthwise convolution as one of depth 1.
+local function of_vectors(c)
+  if c.depth ~= 1 or c.each ~= 1 then return c end
+  local own = setmetatable({}, { __index = c })
+  own.own, own.groups, own.each = true, 1, c.groups
+  return own
 end
 
 --- Writes the steps, or gives false when this way does not suit.
 function M.emit(k, c)
-  local p, target = plan(k, c), planes.target(k)
-  if not (p and target) or k:choice("conv_way", { "channels", "direct" }) == "direct" then return false end
-  local D = k.dims
+  c = of_vectors(c)
+  local target = planes.target(k)
+  if not (target and suits(k, c)) or k:choice("conv_way", { "channels", "direct" }) == "direct" then return false end
+  local p = plan(k, c)
+  local D, room = k.dims, k:lanes(c.dtype)
   weights.steps(k, weights.part(k, c, p))
   local s = { target = target, plane = D:mul(c.out[1], c.out[2]), sums = {} }
-  s.line_parts, s.column_parts = k:ceildiv(c.out[1], LINES), k:ceildiv(c.out[2], COLUMNS)
+  s.line_parts, s.column_parts = k:ceildiv(c.out[1], LINES), k:ceildiv(c.out[2], p.columns)
   for _, q in ipairs(p.sizes) do s.sums[q] = k:block(sums_block(k, c, p, q), c.dtype) end
-  s.turn = k:block(turn_block(p), c.dtype, ("conv turn sums %d %d"):format(p.rows, p.last))
+  s.turn, s.fetch = turn.out_of(k, c, p), c.own and turn.into(k, c, p)
   k:step { tiles = k:product { D:const(c.groups * p.blocks), c.samples, s.line_parts, s.column_parts } }
-  s.buffer = k:buffer(c.dtype, (BUFFER + k:lanes(c.dtype)) * p.rows)
+  s.buffer, s.pixels = k:buffer(c.dtype, (BUFFER + room) * p.rows), c.own and k:buffer(c.dtype, (OWN.pixels + room) * p.rows)
   k:tiles(function()
     decode(k, c, p, s)
     choose_size(k, p)
-    k:line("char *x = %s, *panel = %s;", k:at(c.x, { "sample", ("group * %dL"):format(c.depth) }), p.address("group", "block"))
     k:open("for (long pass = 0; pass < lines; pass += some)")
     k:line("long count = lines - pass < some ? lines - pass : some;")
+    if c.own then fetch(k, c, p, s) end
     pass_sums(k, c, p, s)
-    turn(k, c, p, s)
+    turn.store(k, c, p, s)
     planes.finish(k, { target = target, start = "begin", planes = "valid", lines = "count", columns = "columns", width = c.out[2],
       plane = s.plane })
     k:close()

@@ -13,6 +13,7 @@ local function plain(_, x) return x end
 local function above(b, x, y) return vecmath.weight(b, b:sub(x, y)) end
 local function distance(b, x, mean) return b:sub(x, mean) end
 local function reciprocal(b, sum) return b:div(b:splat(1), sum) end
+local function logarithm(b, sum) return vecmath.log(b, b:mul(sum, b:splat(vecmath.weight_unit(b)))) end
 
 local function spread(eps)
   return function(b, sum, count) return vecmath.rsqrt(b, b:add(fold.mean(b, sum, count), b:splat(eps))) end
@@ -35,7 +36,7 @@ local OP = {
       function(b, stats, x) return b:mul(x, stats[2]) end
   end,
   log_softmax = function()
-    return { { kind = "peak", value = plain }, { kind = "sum", value = above, finish = vecmath.log, price = EXP } },
+    return { { kind = "peak", value = plain }, { kind = "sum", value = above, finish = logarithm, price = EXP } },
       function(b, stats, x) return b:sub(b:sub(x, stats[1]), stats[2]) end
   end,
   layer_norm = function(eps)

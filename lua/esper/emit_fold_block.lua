@@ -8,6 +8,7 @@
 
 local amount = require "esper.emit_amount"
 local kinds = require "esper.emit_fold_kinds"
+local overlap = require "esper.emit_fold_overlap"
 local nodes = require "esper.vecmath_nodes"
 local stages = require "esper.emit_stage"
 local sweep = require "esper.emit_sweep"
@@ -29,6 +30,7 @@ M.pick = pick
 
 local Fold = {}
 Fold.__index = Fold
+Fold.STRAIGHT = STRAIGHT
 
 -- All operands: sources, stores, then the index of random numbers and the result; each with its address (`at`, or `once`:
 -- the register of an element that never changes), its step along the kept run and its strides over the reduced axes.
@@ -297,7 +299,7 @@ function M.build(k, b, spec, w, list, count, past)
     f.draw = stages.draws(spec.plan, s, f.index)
   end
   f.count = count(s)
-  if spec.sideways then f:across(w) else f:along(w) end
+  if spec.sideways then f:across(w) elseif overlap.possible(f) then overlap.along(f, w) else f:along(w) end
   return s.words
 end
 

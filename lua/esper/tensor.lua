@@ -19,6 +19,9 @@ local CTYPE = { f32 = "float *", f64 = "double *", i32 = "int32_t *", i64 = "int
   bool = "uint8_t *", bf16 = "uint16_t *", f16 = "uint16_t *" }
 
 local ALIGNMENT = 64 -- a vector that crosses a cache line costs twice
+-- Large tensors begin at a page: a load whose address ends in the same 12 bits as one that is being written waits for it, and
+-- tensors made one after the other would lie just so.
+local LARGE, PAGE = 65536, 4096
 
 local function product(shape)
   local n = 1
@@ -44,10 +47,11 @@ function M.new(dtype, shape)
   end
   local count = product(shape)
   if count > 2 ^ 40 then error("a tensor of " .. tostring(count) .. " elements is over the limit 2^40", 2) end
-  local memory = C.es_alloc(count * bytes + ALIGNMENT)
+  local alignment = count * bytes >= LARGE and PAGE or ALIGNMENT
+  local memory = C.es_alloc(count * bytes + alignment)
   if memory == nil then error(("no memory for a tensor of %.0f bytes"):format(count * bytes), 2) end
   local t = M.adopt(memory, dtype, shape)
-  local shift = -native.address(memory) % ALIGNMENT
+  local shift = -native.address(memory) % alignment
   t.data = native.cast(CTYPE[dtype], native.cast("char *", memory) + shift)
   return t
 end

@@ -13,11 +13,12 @@
 
 bool es_block_reserve(es_block *block, int64_t bytes) {
   if (bytes <= block->room) return true;
-  void *memory = bytes <= ES_BYTES_MAX ? es_alloc((size_t)bytes + ES_ALIGNMENT - 1) : NULL;
+  size_t alignment = bytes >= ES_LARGE ? ES_PAGE : ES_ALIGNMENT;
+  void *memory = bytes <= ES_BYTES_MAX ? es_alloc((size_t)bytes + alignment - 1) : NULL;
   if (!memory) return false;
   es_free(block->memory);
   block->memory = memory;
-  block->start = (char *)(((uintptr_t)memory + ES_ALIGNMENT - 1) & ~(uintptr_t)(ES_ALIGNMENT - 1));
+  block->start = (char *)(((uintptr_t)memory + alignment - 1) & ~(uintptr_t)(alignment - 1));
   block->room = bytes;
   return true;
 }

@@ -10,10 +10,12 @@
 #include "base/memory.h"
 #include "run/plan.h"
 
-enum { ES_FRAMES = 64, ES_ALIGNMENT = 64 };
+/* Large blocks begin at a page, as large tensors do (tensor.lua): a load waits for a store whose address ends in the same 12
+ * bits, which is so just behind the element that is written when two arrays do not begin alike. */
+enum { ES_FRAMES = 64, ES_ALIGNMENT = 64, ES_LARGE = 65536, ES_PAGE = 4096 };
 #define ES_BYTES_MAX ((int64_t)1 << 46) /* of one value and of a workspace: the limit of es_alloc */
 
-/* Memory of any size, 64-byte aligned; zero it to begin with. */
+/* Memory of any size, aligned to 64 bytes at least; zero it to begin with. */
 typedef struct es_block {
   void *memory;            /* what es_free takes */
   char *start;             /* aligned */
