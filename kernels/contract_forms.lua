@@ -123,7 +123,7 @@ function M.tile_form(k, o, uneven_n, panels)
   end
   if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
   if panels and o.a_along_k then
-    heights, piece = nv * o.lanes * o.bytes < 128 and { 256, 128 } or { 128, 256, 64 }, 8 * K_PIECE / o.bytes
+    heights, piece = nv * o.lanes * o.bytes < 128 and { 256, 128 } or { 128, 256, 64 }, 16 * K_PIECE / o.bytes
   end
   local depth, n = k.dims:value(o.k), k.dims:value(o.n)
   if panels and o.a_along_k and depth and depth <= SHALLOW and n and n % (nv * o.lanes) == 0 then
