@@ -208,6 +208,9 @@ esper_status es_frame_layout(es_frame *f, es_error *err) {
   esper_status status = ESPER_OK;
   bool changed = false;
   for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, i, err);
+  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++)
+    if (k->slot_of[i] < 0 && f->bytes[i] > f->bytes[k->data_of[i]])
+      status = es_fail(err, ESPER_EINTERNAL, "kernel: temp %d is larger than the output it lives in", i);
   if (status == ESPER_OK) status = lay_slots(f, &changed, err);
   if (status == ESPER_OK) changed = set_dimensions(f) || changed;
   if (status != ESPER_OK || changed) forget_kept(f);
@@ -275,7 +278,7 @@ esper_status es_frame_bind(es_frame *f, void *const *data, uint64_t seed, uint64
   const es_kernel *k = f->kernel;
   for (int32_t i = 0; i < k->value_count; i++) {
     int32_t slot = k->slot_of[i];
-    f->base[i] = slot >= 0 ? f->slot[slot] : data[i];
+    f->base[i] = slot >= 0 ? f->slot[slot] : data[k->data_of[i]];
     if (!f->base[i] && f->bytes[i] > 0) {
       const es_value *v = es_plan_value_get(k->plan, i);
       return es_fail(err, ESPER_EARG, "%s \"%s\": no data given for its %lld bytes",

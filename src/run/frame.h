@@ -78,6 +78,7 @@ struct esper_kernel {
   es_kernel_fn *fn;        /* per step */
   int32_t *operands;       /* value index of every operand of every step, in order */
   int32_t *slot_of;        /* per value: slot or -1 */
+  int32_t *data_of;        /* per value without slot: whose data it lies in, its own but for temps in outputs */
   int32_t value_count, step_count, slot_count, input_count, handle_count, symbol_count;
   int32_t operand_count, d_count, stream_count; /* sums over the steps */
   es_bind binds[ES_SYMBOLS_MAX];

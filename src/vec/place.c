@@ -43,7 +43,7 @@ static bool is_unmasked_load(int32_t op) {
 
 static bool is_store(int32_t op) {
   return op == ES_VEC_store || op == ES_VEC_storem || op == ES_VEC_stores ||
-         op == ES_VEC_storesm || op == ES_VEC_store1;
+         op == ES_VEC_storesm || op == ES_VEC_store1 || op == ES_VEC_storent;
 }
 
 bool es_place_constant(int32_t op) {
