@@ -27,7 +27,9 @@ local FUNCTIONS = {
   { name = "sigmoid", reach = 110, reach64 = 750, f32 = 2.0, f64 = 2.0, c = "1 / (1 + expl(-x))" },
   { name = "silu", reach = 110, reach64 = 750, f32 = 2.0, f64 = 2.0, c = "x / (1 + expl(-x))" },
   { name = "erf", reach = 5, reach64 = 7, f32 = 1.8, f64 = 1.8, c = "erfl(x)" },
-  { name = "gelu", reach = 15, reach64 = 40, f32 = 4.0, f64 = 5.5, plain = 4.8, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
+  { name = "gelu", reach = 15, reach64 = 40, f32 = 4.0, f64 = 5.5, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
+  { name = "sigmoid_near", reach = 1, limit = 1, f32 = 2.0, f64 = 2.0, c = "1 / (1 + expl(-x))" },
+  { name = "gelu_near", reach = 1, limit = 1, f32 = 4.0, f64 = 5.5, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
   { name = "gelu_tanh", reach = 10, reach64 = 22, f32 = 200, f64 = 1800,
     c = "x / (1 + expl(-2 * 0.797884560802865355879892119868763737L * (x + 0.044715L * x * x * x)))" },
   { name = "sin", reach = 1000, limit = 1000, f32 = 1.6, f64 = 1.6, c = "sinl(x)" },
@@ -114,6 +116,7 @@ local SPECIAL = { 0, -0.0, math.huge, -math.huge, 0 / 0 }
 local AT_SPECIAL = {
   exp = { 1, 1, math.huge, 0, 0 / 0 }, exp_below = { 1, 1, nil, 0, 0 / 0 }, log = { -math.huge, -math.huge, math.huge, 0 / 0, 0 / 0 }, tanh = { 0, -0.0, 1, -1, 0 / 0 },
   sigmoid = { 0.5, 0.5, 1, 0, 0 / 0 }, silu = { 0, -0.0, math.huge, 0 / 0, 0 / 0 }, erf = { 0, -0.0, 1, -1, 0 / 0 },
+  sigmoid_near = { 0.5, 0.5, nil, nil, 0 / 0 }, gelu_near = { 0, -0.0, nil, nil, 0 / 0 },
   gelu = { 0, -0.0, math.huge, 0 / 0, 0 / 0 }, gelu_tanh = { 0, -0.0, math.huge, 0 / 0, 0 / 0 }, sin = { 0, -0.0, 0 / 0, 0 / 0, 0 / 0 },
   cos = { 1, 1, 0 / 0, 0 / 0, 0 / 0 }, rsqrt = { math.huge, -math.huge, 0, 0 / 0, 0 / 0 },
 }

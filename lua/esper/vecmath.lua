@@ -10,7 +10,9 @@
 --   tanh               1.8      2.0    all; 2.3 in plain C, whose products and sums are not fused
 --   erf                1.8      1.7    all
 --   sigmoid silu       2.0      2.0    all; silu NaN at -inf, as gelu and gelu_tanh
---   gelu               4.0      5.3    all; 4.8 in plain C
+--   sigmoid_near       1.5      2.0    |x| <= 1
+--   gelu_near          3.0      5.5    |x| <= 1
+--   gelu               3.9      5.5    all
 --   gelu_tanh          210     1800    all; in the tail below 0 an error of the exponent u counts |u| times
 --   sin cos            2.5      2.4    |x| <= 1e4 (f32), 1e6 (f64)
 --   rsqrt              1.5      1.5    all
@@ -29,6 +31,8 @@ local K = {
     exp = { 0.49999994, 0.166665211, 0.041668389, 0.00836874545, 0.00138145417 },                  -- 2^-28
     weight = { 120.520131769, 120.52008491, 60.2587083128, 20.0877991269, 5.05188579441, 1 },      -- 2^-23.6
     tanh = { 2.00000722, 0.799648186 },                                                           -- 2^-27
+    sigmoid_near = { 0.249999978, -0.0208329283, 0.00208114696, -0.000205855904, 1.62389446e-05 },  -- 2^-27.7
+    gelu_near = { 0.398942278, -0.0664903144, 0.00997307838, -0.00118578499, 0.000112952174, -7.46289502e-06 },  -- 2^-30.8
     shift = 0x1.8p23, shift_bits = 0x4b400000,       -- adding it rounds to a whole number, in the low bits
     one_from = 32, out_low = -109.5,                 -- beyond these sigmoid is 1, sigmoid and x sigmoid(x) are 0
     sqrt_half = 0x3f3504f3, one = 0x3f800000, normal = 0x1p-126, lift = 32, raise = 64,
@@ -236,12 +240,14 @@ function M.gelu_tanh(b, x)
 end
 
 -- a Phi(-a) e^(a^2/2) = a W / (2 + sqrt(2 pi) a W + a R(a)) for 0 <= a <= tail_end, W = 1 + a P(a), P and R polynomials with
--- positive coefficients: where a is large the error of W cancels, and R counts little. Gives W and the divisor times `scale`.
+-- positive coefficients: where a is large the error of W cancels, and R counts little. Gives W and the divisor times `scale`,
+-- both times 1.5, where their roundings are small for small a.
 local function mills(b, a, scale)
-  local k, r = K[b.ftype], {}
-  local w = polynomial(b, a, { 1, unpack(k.mills_p) })
-  for i, v in ipairs(k.mills_r) do r[i] = v * scale end
-  return w, b:fma(a, b:fma(w, b:splat(k.root * scale), polynomial(b, a, r)), b:splat(2 * scale))
+  local k, p, r = K[b.ftype], { 1.5 }, {}
+  for i, v in ipairs(k.mills_p) do p[i + 1] = 1.5 * v end
+  for i, v in ipairs(k.mills_r) do r[i] = 1.5 * scale * v end
+  local w = polynomial(b, a, p)
+  return w, b:fma(a, b:fma(w, b:splat(k.root * scale), polynomial(b, a, r)), b:splat(3 * scale))
 end
 
 -- x Phi(x) = max(x, 0) - a Phi(-a) for a = |x|; NaN at -inf. The square of a is taken exactly, in two parts: the leading
@@ -267,6 +273,17 @@ function M.erf(b, x)
   local large = with_sign_of(b, b:fma(b:splat(-2), tail, b:splat(1)), x)
   local small = b:fma(x, polynomial(b, b:mul(x, x), k.erf), x)
   return b:select(b:lt(a, b:splat(0.84)), small, large)
+end
+
+-- 1/2 + x P(x^2) for |x| <= 1.
+local function near(b, x, c) return c and b:fma(x, polynomial(b, b:mul(x, x), c), b:splat(0.5)) end
+
+--- The same for |x| <= 1 (or one rounding more), or NaN.
+function M.sigmoid_near(b, x) return near(b, x, K[b.ftype].sigmoid_near) or M.sigmoid(b, x) end
+
+function M.gelu_near(b, x)
+  local phi = near(b, x, K[b.ftype].gelu_near)
+  return phi and b:mul(x, phi) or M.gelu(b, x)
 end
 
 function M.rsqrt(b, x) return b:div(b:splat(1), b:sqrt(x)) end
