@@ -21,6 +21,8 @@
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, what all
 --               intermediate values would take, per group its steps
 --   compile.again(result, choices)  a fresh result once more, recipes with other choices (tuning.lua); has no key
+--   compile.programs(result) -> { { name=, text=, lowered= }, ... }   the vector blocks of the unit, made anew from the graph: listing
+--       and C text of each, for the range proof (ranges)
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -184,6 +186,33 @@ local function again(r, choices)
   return r
 end
 
+-- The blocks as the recipes build them. Whoever reads them compares the text: another build's unit may hold others.
+local function programs(r)
+  local groups = r.groups
+  if not groups then
+    groups = need(stage.group.build(need(passes.run(r.graph, r.list or pass_list(), { mode = r.mode }))))
+    groups.fixed = r.mode == "eval" and stage.group.fixed(groups) or {}
+  end
+  local unit, out = stage.emit.unit(groups.facts.graph, r.isa), {}
+  unit.fixed, unit.tuning = groups.fixed, r.tuning and tuning.decode(r.tuning)
+  local plain, seen = unit.block, {}
+  function unit:block(build, dtype)
+    local made
+    local name = plain(self, function(b)
+      made = b
+      return build(b)
+    end, dtype)
+    if not seen[name] then
+      seen[name] = true
+      out[#out + 1] = { name = name, text = made:text(), lowered = made:lower(name) }
+    end
+    return name
+  end
+  local writer = stage.reuse.new(unit, groups.facts)
+  for _, g in ipairs(groups.groups) do writer:group(g) end
+  return out
+end
+
 local function compile(r, opts)
   local lap, store = stopwatch(r), opts.store
   settle(r, opts)
@@ -242,6 +271,10 @@ end
 function M.compile(source, opts) return guarded(compile, source, opts) end
 function M.again(result, choices) return guarded(again, result, choices) end
 function M.key(source, opts) return guarded(keyed, source, opts) end
+function M.programs(result)
+  local ok, out = pcall(programs, result)
+  return ok and out or {}
+end
 function M.early(source, opts) return guarded(early, source, opts) end
 function M.save(result, store, certificate) return artifact.save(store, result, certificate) end
 

@@ -1,0 +1,5 @@
+--- Invariants of loops whose variables do not move evenly. Used by steps.lua.
+local M = {}
+function M.install() end
+function M.hold() end
+return M

@@ -1,0 +1,181 @@
+--- Values that are no polynomials, as atoms with facts: quotients, and choices that depend on a condition. Methods of the space
+-- (space.lua); required once by init.lua.
+--
+-- A quotient q = e / c with c >= 1 has c*q <= e <= c*q + c - 1 when rounded down; C rounds towards zero, which is the same for
+-- e >= 0. Where an upper bound U of e is found in terms of symbols alone, U divided by c bounds q too: U <= K*c - 1 gives
+-- q <= K - 1. That step uses that q is whole, which the search alone would see too late.
+-- A choice is one of several values; the cases of one condition belong together, so they make one split.
+
+local Space = require("esper.ranges.space").Space
+
+local FEW = 80 -- steps of proofs that may well fail
+
+--- U, s with s * e <= U, U in base atoms alone, s >= 1; nil when there is no simple one.
+function Space:upper(e)
+  local low, scale = self:scaled(e, -1), self:number(1)
+  for _ = 1, 32 do
+    local x = nil
+    for y in pairs(self:atoms(low)) do
+      if not self.base[y] and (not x or y > x) then x = y end
+    end
+    if not x then return self:scaled(low, -1), scale end
+    local A = self:around(low, x)
+    local best, facts = nil, self.facts[x] or {}
+    for i = #facts, 1, -1 do
+      local f = facts[i]
+      if f.newest == x then
+        local q, r = self:divide(A, f.a)
+        if next(r) == nil and self:prove(q, FEW) then
+          best = self:minus(low, self:mul(q, f.p))
+          break
+        end
+        local n, an = f.number, self:value(A)
+        if n and an and n * an > 0 then
+          local mult = math.abs(n)
+          scale = self:scaled(scale, mult)
+          best = self:plus(self:scaled(low, mult), f.p, -math.abs(an))
+          break
+        end
+      end
+    end
+    if not best then return nil end
+    low = best
+  end
+end
+
+-- Facts of q = e / c rounded down, c >= 1.
+local function quotient_facts(self, q, e, c, positive)
+  local Q = self:var(q)
+  if positive then self:assume(Q) end
+  local rest = self:minus(e, self:mul(c, Q))
+  self:assume(rest)
+  self:assume(self:plus(self:minus(c, rest), self:number(-1)))
+  local U, scale = self:upper(e)
+  if not U then return end
+  local by = self:mul(scale, c)
+  local K, R = self:divide(U, by)
+  if self:prove(self:minus(self:number(-1), R), FEW) then
+    self:assume(self:plus(self:minus(K, Q), self:number(-1)))
+  elseif self:prove(self:plus(self:minus(by, R), self:number(-1)), FEW) then
+    self:assume(self:minus(K, Q))
+  end
+end
+
+-- An atom of that key and whether its facts hold in the present scope already.
+local function interned(self, key, level)
+  local x = self.interned[key]
+  if not x then
+    x = self:atom(level)
+    self.interned[key] = x
+  end
+  if self.made[x] then return x, true end
+  self:scoped(self.made, x, true)
+  return x, false
+end
+
+local function number_quotient(e, c, floor)
+  local q = (e - e % c) / c
+  return not floor and e < 0 and e % c ~= 0 and q + 1 or q
+end
+
+--- e / c, rounded down (floor) or towards zero; nil when c >= 1 is not proved.
+function Space:quotient(e, c, floor)
+  local en, cn = self:value(e), self:value(c)
+  if cn and cn < 1 then return nil end
+  if en and cn then return self:number(number_quotient(en, cn, floor)) end
+  local whole, rest = self:divide(e, c)
+  if next(rest) == nil then return whole end
+  if not cn and not self:prove(self:plus(c, self:number(-1))) then return nil end
+  local level = math.max(self:level_of(e), self:level_of(c))
+  if not floor and not self:prove(e) then
+    if not cn then return nil end
+    return self:var(self:towards_zero(e, c, level))
+  end
+  local rn = self:value(rest)
+  if cn and rn then return self:plus(whole, self:number(math.floor(rn / cn))) end
+  local q, made = interned(self, self:key(rest) .. "/" .. self:key(c), level)
+  if not made then
+    self:scoped(self.base, q, floor and self:based(rest) or nil)
+    quotient_facts(self, q, rest, c, self:prove(rest))
+  end
+  return self:plus(whole, self:var(q))
+end
+
+--- Is p made of base atoms alone?
+function Space:based(p)
+  for x in pairs(self:atoms(p)) do if not self.base[x] then return false end end
+  return true
+end
+
+-- q = e / c for e of either sign and a number c >= 1.
+function Space:towards_zero(e, c, level)
+  local q, made = interned(self, self:key(e) .. "//" .. self:key(c), level)
+  if made then return q end
+  local Q, one = self:var(q), self:number(1)
+  local rest = self:minus(e, self:mul(c, Q))
+  local least = self:minus(self:minus(rest, one), self:scaled(c, -1))  -- rest > -c
+  local most = self:minus(self:minus(c, one), rest)
+  self:assume(least)
+  self:assume(most)
+  self.splits[q] = { cases = {
+    { facts = { e, rest, Q }, values = {} },
+    { facts = { self:minus(self:scaled(e, -1), one), self:scaled(rest, -1), self:scaled(Q, -1) }, values = {} },
+  } }
+  return q
+end
+
+-- ---- choices ----
+
+-- Does `holds(value of case i)` hold in every case?
+local function in_all(self, split, values, test)
+  for i, case in ipairs(split.cases) do
+    self:open()
+    for _, p in ipairs(case.facts) do self:assume(p) end
+    local ok = self:prove(test(values[i]), FEW)
+    self:close()
+    if not ok then return false end
+  end
+  return true
+end
+
+-- Bounds of a choice by its own values, and by 0 and 1, where they hold in every case.
+local function bound(self, split, values, X)
+  local low = false
+  for _, limit in ipairs(values) do
+    if in_all(self, split, values, function(v) return self:minus(limit, v) end) then self:assume(self:minus(limit, X)) end
+    if in_all(self, split, values, function(v) return self:minus(v, limit) end) then
+      self:assume(self:minus(X, limit))
+      low = true
+    end
+  end
+  for _, n in ipairs(low and { 0 } or { 1, 0 }) do
+    local limit = self:number(n)
+    if in_all(self, split, values, function(v) return self:minus(v, limit) end) then
+      self:assume(self:minus(X, limit))
+      break
+    end
+  end
+end
+
+--- A split of the values that follow: cases = { { facts = { polynomial, ... } }, ... }, of which one holds.
+function Space:split(cases)
+  for _, case in ipairs(cases) do case.values = {} end
+  return { cases = cases }
+end
+
+--- The value that is values[i] in case i. plain: a number, not an address.
+function Space:choice(split, values, plain)
+  local same, level = true, 0
+  for i, v in ipairs(values) do
+    same, level = same and self:key(v) == self:key(values[1]), math.max(level, self:level_of(v))
+    for _, p in ipairs(split.cases[i].facts) do level = math.max(level, self:level_of(p)) end
+  end
+  if same then return values[1] end
+  local x = self:atom(level)
+  self.splits[x] = split
+  for i, v in ipairs(values) do split.cases[i].values[x] = v end
+  if plain then bound(self, split, values, self:var(x)) end
+  return self:var(x)
+end
+
+return Space
