@@ -9,6 +9,7 @@
 -- Invariant: an instruction with a scalar operand that is not known here stops the reading; so a new memory instruction of
 -- vec.def cannot be passed over.
 
+require("jit").off(true, true) -- see poly.lua
 local M = {}
 
 -- Memory rows: place of stride and mask among the operands; rows = whole vectors, one element, or lanes apart.
@@ -35,7 +36,7 @@ local function instruction(line)
   if not to then op, kind, rest = line:match "^%s*([%w_]+)%.?(%w*)%s*(.*)$" end
   if not op then return nil end
   local memory = MEMORY[op]
-  if memory or SCALAR[op] or op == "loop" or op == "end" or op == "m_tail" or op == "m_and" then
+  if memory or SCALAR[op] or op == "loop" or op == "end" or op == "m_tail" or op == "m_and" or op == "m_not" then
     return { op = op, to = to, args = operands(rest), memory = memory, text = line:match "^%s*(.*)$",
       bytes = (kind == "f64" or kind == "i64") and 8 or 4 }
   end
@@ -54,7 +55,9 @@ local function loops(code)
       c.set = {}
     elseif c.op == "end" then
       local from = table.remove(open)
-      from.stop = i
+      from.stop, from.names = i, {}
+      for r in pairs(from.set) do from.names[#from.names + 1] = r end
+      table.sort(from.names)
       for r in pairs(from.set) do if open[#open] then open[#open].set[r] = true end end
     elseif c.op == "g_set" and open[#open] then
       open[#open].set[c.args[1]] = true
@@ -117,7 +120,7 @@ function Run:changes(at)
   self.level = self.level + 1
   local level, marks = self.level, {}
   self.env = setmetatable({}, { __index = start })
-  for r in pairs(loop.set) do
+  for _, r in ipairs(loop.names) do
     if start[r] ~= nil then
       marks[r] = s:atom(level)
       self.env[r] = s:var(marks[r])
@@ -169,16 +172,19 @@ end
 
 -- ---- memory ----
 
+-- A mask is a list of conditions that its lanes meet, { g, below = lane < g or not }; none is known of a mask made otherwise.
 function Run:mask(c)
+  local x, y = self.masks[c.args[1]] or {}, self.masks[c.args[2]] or {}
+  local list = {}
   if c.op == "m_tail" then
-    self.masks[c.to] = { self.env[c.args[1]] }
-  elseif c.op == "m_and" then
-    local list = {}
-    for i = 1, 2 do
-      for _, g in ipairs(self.masks[c.args[i]] or {}) do list[#list + 1] = g end
-    end
-    self.masks[c.to] = list
+    list[1] = { g = self.env[c.args[1]], below = true }
+  elseif c.op == "m_not" then
+    if #x == 1 then list[1] = { g = x[1].g, below = not x[1].below } end
+  else
+    for _, condition in ipairs(x) do list[#list + 1] = condition end
+    for _, condition in ipairs(y) do list[#list + 1] = condition end
   end
+  self.masks[c.to] = list
 end
 
 function Run:touch(c)
@@ -198,8 +204,9 @@ function Run:touch(c)
   local lane = s:var(s:atom(self.level))
   s:assume(lane)
   s:assume(s:minus(s:number(self.lanes - 1), lane))
-  for _, g in ipairs(list or {}) do
-    if g then s:assume(s:plus(s:minus(g, lane), s:number(-1))) end
+  for _, condition in ipairs(list or {}) do
+    local g = condition.g
+    if g then s:assume(condition.below and s:plus(s:minus(g, lane), s:number(-1)) or s:minus(lane, g)) end
   end
   local stride = form == "lanes" and s:number(c.bytes) or self.env[c.args[2]]
   if stride then

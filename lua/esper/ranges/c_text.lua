@@ -9,6 +9,7 @@
 --   { "do", expression } { "break" } { "continue" }
 -- A type is "long" "float" ..., with one * for a pointer. Whatever is not known here is a message, never passed over.
 
+require("jit").off(true, true) -- see poly.lua
 local M = {}
 
 local TYPES = { char = true, long = true, int = true, unsigned = true, float = true, double = true, const = true }

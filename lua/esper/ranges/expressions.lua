@@ -5,6 +5,7 @@
 -- gives a fresh atom without facts, so what is loaded may be anything, and a check of it in the text (an index in range) is a
 -- fact like any other.
 
+require("jit").off(true, true) -- see poly.lua
 local M = {}
 
 local SIZE = { char = 1, ["unsigned char"] = 1, int = 4, unsigned = 4, float = 4, long = 8, double = 8, ["unsigned long"] = 8 }
@@ -181,7 +182,7 @@ function M.install(Exec)
     for _, way in ipairs(ways) do
       s:open()
       local mark = #s.given
-      for _, p in ipairs(way) do s:assume(p) end
+      for _, p in ipairs(way) do s:suppose(p) end
       local v
       v, type = self:eval(x)
       cases[#cases + 1] = { facts = s:since(mark) }

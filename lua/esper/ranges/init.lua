@@ -13,12 +13,14 @@
 --       unproved   accesses that the proof did not manage; notes says where
 --       failure    an access that leaves its buffer at a shape, when one was found
 
+require("jit").off(true, true) -- see poly.lua
 local block = require "esper.ranges.block"
 local c_text = require "esper.ranges.c_text"
 local native = require "esper.native"
 local space = require "esper.ranges.space"
 local steps = require "esper.ranges.steps"
 require "esper.ranges.values"
+require "esper.ranges.samples"
 local C = native.C
 
 local M = {}
@@ -55,8 +57,11 @@ end
 function Proof:declare_symbols()
   local s = self.space
   for _, symbol in ipairs(self.D:symbols()) do
-    local x = s:var(s:atom(0, true))
+    local atom = s:atom(0, true)
+    local x = s:var(atom)
+    s:sample_symbol(atom, symbol.min, symbol.max)
     self.symbols[symbol.name] = x
+    s.most[atom] = symbol.max
     s:assume(s:minus(x, s:number(symbol.min)))
     if symbol.max < 2 ^ 53 then s:assume(s:minus(s:number(symbol.max), x)) end
   end

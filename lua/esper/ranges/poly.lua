@@ -6,6 +6,7 @@
 -- Invariant: coefficients are whole, not 0 and at most 2^53 in magnitude, so doubles hold them exactly; what would be larger is
 -- the error M.TOO_LARGE.
 
+require("jit").off(true, true) -- see poly.lua
 local M = {}
 M.TOO_LARGE = "a coefficient exceeds 2^53"
 local LIMIT, PAIR = 2 ^ 53, 2 ^ 22 -- PAIR: a * PAIR + b tells a pair of monomials from every other
@@ -143,6 +144,14 @@ function Ring:atoms(p)
     for _, x in ipairs(self.factors[m]) do set[x] = true end
   end
   return set
+end
+
+--- The atoms of p, the largest first.
+function Ring:newest_first(p)
+  local list = {}
+  for x in pairs(self:atoms(p)) do list[#list + 1] = x end
+  table.sort(list, function(a, b) return a > b end)
+  return list
 end
 
 --- Text that equal polynomials share and others do not.

@@ -11,6 +11,7 @@
 -- turn, a value that depends on a condition is at last split into its cases, and a count of steps ends every search.
 -- Invariant: `prove` may fail to see what is true; it never says true of what is false for some values that the facts allow.
 
+require("jit").off(true, true) -- see poly.lua
 local poly = require "esper.ranges.poly"
 
 local M = {}
@@ -22,7 +23,7 @@ Space.__index = Space
 
 function M.new()
   local s = setmetatable({ count = 0, level = {}, base = {}, splits = {}, facts = {}, nonneg = {}, made = {}, interned = {}, taken = {},
-    given = {}, undo = {}, proved = {}, failed = {}, scopes = 0, steps = 0, total = 0 }, Space)
+    given = {}, undo = {}, proved = {}, failed = {}, makes = {}, most = {}, alive = {}, seen = 0, scopes = 0, steps = 0, total = 0 }, Space)
   poly.init(s)
   s:open()
   return s
@@ -122,29 +123,35 @@ function Space:plain(p)
   return true
 end
 
--- 1 when p >= least is proved, -1 when p <= -least is, 0 when neither.
-local function sign(self, p, least, depth)
+-- 1 when p >= 0 is proved, -1 when p <= 0 is, 0 when neither.
+local function sign(self, p, depth)
   local n = self:value(p)
-  if n then return n >= least and 1 or n <= -least and -1 or 0 end
-  local gap = self:number(-least)
-  if self:search(self:plus(p, gap), depth + 1, DETOURS) then return 1 end
-  if self:search(self:minus(gap, p), depth + 1, DETOURS) then return -1 end
-  return 0
+  if n then return n >= 0 and 1 or -1 end
+  local minus = self:scaled(p, -1)
+  if self:plain(p) then return 1 elseif self:plain(minus) then return -1 end
+  if self:search(p, depth + 1, DETOURS) then return 1 end
+  return self:search(minus, depth + 1, DETOURS) and -1 or 0
 end
 
--- What E >= 0 follows from by fact f about x, free of that x. A: coefficient of x in E; s: sign of A and of f.a.
-local function without(self, E, A, f, s)
+-- What E >= 0 follows from by fact f about x, free of that x. A: coefficient of x in E; s: sign of A and of f.a. nil: not this
+-- way. Exactly when A is a multiple of f.a; else (exact is false) with |f.a| * E, where |f.a| >= 1 must be proved.
+local function without(self, E, A, f, s, exact, depth)
   local n, an = f.number, self:value(A)
   if n and an then
     local g = poly.gcd(math.abs(an), math.abs(n))
     local mult = math.abs(n) / g
+    if n * s < 0 or (mult == 1) ~= exact then return nil end
     local out = self:plus(self:scaled(E, mult), f.p, -math.abs(an) / g)
-    return self:plus(out, self:number(mult - 1))
+    return mult == 1 and out or self:plus(out, self:number(mult - 1))
   end
   local q, r = self:divide(A, f.a)
-  if next(r) == nil then return self:minus(E, self:mul(q, f.p)) end
-  local a, coefficient = self:scaled(f.a, s), self:scaled(A, s)
-  return self:plus(self:minus(self:mul(a, E), self:mul(coefficient, f.p)), self:plus(a, self:number(-1)))
+  if exact and next(r) == nil then
+    return (self:plain(q) or self:search(q, depth + 1, DETOURS)) and self:minus(E, self:mul(q, f.p))
+  end
+  local a = self:scaled(f.a, s)
+  if exact or next(r) == nil or not self:search(self:plus(a, self:number(-1)), depth + 1, DETOURS) then return nil end
+  local out = self:minus(self:mul(a, E), self:mul(self:scaled(A, s), f.p))
+  return self:plus(out, self:plus(a, self:number(-1)))
 end
 
 local function terms(p)
@@ -153,22 +160,35 @@ local function terms(p)
   return n
 end
 
-local function by_facts(self, E, x, depth, detours)
-  local A, facts = self:around(E, x), self.facts[x]
-  local s = facts and sign(self, A, 0, depth) or 0
-  if s == 0 then return false end
+-- f(self, ...); nil when it met a coefficient that is too large.
+local function guarded(self, f, ...)
+  local scopes = self.scopes
+  local ok, result = pcall(f, self, ...)
+  if ok then return result end
+  if result ~= poly.TOO_LARGE then error(result, 0) end
+  while self.scopes > scopes do self:close() end
+end
+
+-- One pass over the facts about x: those of its own, or (away) those about newer atoms too; exact ones or the others.
+local function pass(self, E, x, A, s, depth, detours, away, exact)
+  local facts = self.facts[x]
   for i = #facts, 1, -1 do
     local f = facts[i]
-    local away = f.newest > x
-    if not away or detours < DETOURS then
-      local fs = f.number and (f.number > 0 and 1 or -1) or sign(self, f.a, 1, depth)
-      if fs == s then
-        local rest = without(self, E, A, f, s)
-        if terms(rest) <= TERMS and self:search(rest, depth + 1, detours + (away and 1 or 0)) then return true end
-      end
+    if (f.newest > x) == away then
+      local rest = guarded(self, without, E, A, f, s, exact, depth)
+      if rest and terms(rest) <= TERMS and self:search(rest, depth + 1, detours + (away and 1 or 0)) then return true end
     end
   end
   return false
+end
+
+local function by_facts(self, E, x, depth, detours)
+  local A = self:around(E, x)
+  local s = self.facts[x] and sign(self, A, depth) or 0
+  if s == 0 then return false end
+  return pass(self, E, x, A, s, depth, detours, false, true) or pass(self, E, x, A, s, depth, detours, false, false)
+    or detours < self.detours and (pass(self, E, x, A, s, depth, detours, true, true)
+      or pass(self, E, x, A, s, depth, detours, true, false))
 end
 
 -- Does one of the first facts, which are the conditions of the case, contradict what is known?
@@ -217,12 +237,12 @@ function Space:search(E, depth, detours)
   if not x or depth > DEPTH or self.steps <= 0 then return false end
   local key = self:key(E)
   if known(self, key) then return true end
-  if (self.failed[key] or DETOURS + 1) <= detours then return false end
+  if (self.failed[key] or DETOURS + 1) <= detours or self:refuted(E) then return false end
   self.steps, self.total, self.failed[key] = self.steps - 1, self.total + 1, detours
   local ok = by_facts(self, E, x, depth, detours)
   if not ok then
     local tried = {}
-    for y in pairs(self:atoms(E)) do
+    for _, y in ipairs(self:newest_first(E)) do
       local split = self.splits[y]
       if split and not self.taken[split] and not tried[split] then
         tried[split] = true
@@ -235,15 +255,14 @@ function Space:search(E, depth, detours)
   return ok
 end
 
---- Is p >= 0 for all values that the facts allow? false: not proved.
+--- Is p >= 0 for all values that the facts allow? false: not proved. First without facts about newer atoms, which lead astray.
 function Space:prove(p, steps)
   if self.absurd then return true end
-  self.steps, self.failed = steps or STEPS, {}
-  local scopes = self.scopes
-  local ok, result = pcall(self.search, self, p, 0, 0)
-  if ok then return result end
-  if result ~= poly.TOO_LARGE then error(result, 0) end
-  while self.scopes > scopes do self:close() end
+  for detours = 0, DETOURS do
+    self.detours, self.steps, self.failed = detours, steps or STEPS, {}
+    if guarded(self, self.search, p, 0, 0) then return true end
+    if self:refuted(p) then return false end
+  end
   return false
 end
 

@@ -6,6 +6,7 @@
 -- change otherwise hold what the invariants found for them say (invariants.lua), else anything.
 -- Every access to memory ends in Exec:bytes: start >= 0 and end <= size of the buffer are proved there, or not.
 
+require("jit").off(true, true) -- see poly.lua
 local block = require "esper.ranges.block"
 local expressions = require "esper.ranges.expressions"
 local invariants = require "esper.ranges.invariants"
@@ -48,7 +49,7 @@ end
 -- An address that is one of several: in each case.
 function Exec:inside_cases(address, from, to)
   local s = self.space
-  for x in pairs(s:atoms(address)) do
+  for _, x in ipairs(s:newest_first(address)) do
     local split = s.splits[x]
     if split then
       local buffer
@@ -190,7 +191,7 @@ function Exec:way(facts, body, states)
   local s, outer = self.space, self.env
   s:open()
   local mark = #s.given
-  for _, p in ipairs(facts) do s:assume(p) end
+  for _, p in ipairs(facts) do s:suppose(p) end
   self.env = setmetatable({}, { __index = outer })
   local left = s.absurd and "left" or self:exec(body)
   if not left then states[#states + 1] = { facts = s:since(mark), env = self.env } end
@@ -245,6 +246,13 @@ local function assigned(self, x, names)
   if x.value then assigned(self, x.value, names) end
 end
 
+local function sorted(set)
+  local list = {}
+  for name in pairs(set) do list[#list + 1] = name end
+  table.sort(list)
+  return list
+end
+
 local function leaves(x)
   if type(x) ~= "table" then return false end
   if x[1] == "break" or x[1] == "continue" then return true end
@@ -259,7 +267,7 @@ function Exec:changes(x, names)
   self.level, self.exploring = self.level + 1, self.exploring + 1
   s:open()
   self.env = setmetatable({}, { __index = start })
-  for name in pairs(names) do
+  for _, name in ipairs(names) do
     marks[name] = s:atom(self.level)
     self.env[name] = { v = s:var(marks[name]), t = start[name].t }
   end
@@ -293,7 +301,7 @@ end
 -- The state at the start of some turn: variables by turn number k, or as a fresh value when they change otherwise.
 function Exec:some_turn(x, names, changes, k, known)
   local s = self.space
-  for name in pairs(names) do
+  for _, name in ipairs(names) do
     local old, change = self.env[name], changes[name]
     local v = known[name]
     if not v and old.v and change then v = next(change) == nil and old.v or k and s:plus(old.v, s:mul(k, change)) end
@@ -305,7 +313,7 @@ function Exec:body(x)
   local s = self.space
   for _, way in ipairs(self:ways(x[3], true)) do
     s:open()
-    for _, p in ipairs(way) do s:assume(p) end
+    for _, p in ipairs(way) do s:suppose(p) end
     for _, p in ipairs(way) do common_factors(s, p) end
     local outer = self.env
     self.env = setmetatable({}, { __index = outer })
@@ -319,7 +327,7 @@ end
 function Exec:turn(names, changes)
   local s = self.space
   local v = s:var(s:atom(self.level))
-  for name in pairs(names) do
+  for _, name in ipairs(names) do
     local from = self.env[name].v
     if from and changes[name] and s:value(changes[name]) == 1 then
       s:assume(s:minus(v, from))
@@ -336,6 +344,7 @@ run["for"] = function(self, x)
   self:exec(x[2])
   assigned(self, x[4], names)
   assigned(self, x[5], names)
+  names = sorted(names)
   local changes = self:changes(x, names)
   if self.exploring == 0 then
     s:open()
@@ -370,7 +379,10 @@ function M.read(options)
   local exec = setmetatable({ space = s, programs = options.programs, options = options, env = {}, arrays = {}, buffers = {},
     places = {}, sites = {}, order = {}, calls = {}, kept = {}, level = 0, exploring = 0 }, Exec)
   s:open()
-  local lo, hi = s:var(s:atom(0)), s:var(s:atom(0))
+  local first, last = s:atom(0), s:atom(0)
+  local lo, hi = s:var(first), s:var(last)
+  s:sample(first, s:number(0))
+  s:sample(last, options.tiles)
   s:assume(lo)
   s:assume(s:plus(s:minus(hi, lo), s:number(-1)))
   s:assume(s:minus(options.tiles, hi))
@@ -404,4 +416,5 @@ end
 
 function Exec:dimension(i) return self.options.dims[i + 1] or error("C text: dimension " .. i .. " is not in the plan", 0) end
 
+M.Exec = Exec
 return M

@@ -6,6 +6,7 @@
 -- q <= K - 1. That step uses that q is whole, which the search alone would see too late.
 -- A choice is one of several values; the cases of one condition belong together, so they make one split.
 
+require("jit").off(true, true) -- see poly.lua
 local Space = require("esper.ranges.space").Space
 
 local FEW = 80 -- steps of proofs that may well fail
@@ -43,6 +44,31 @@ function Space:upper(e)
   end
 end
 
+-- x * c <= e, c >= 1: a bound on x alone where e has one.
+local function bound_above(self, x, e, c)
+  local U, scale = self:upper(e)
+  if not U then return end
+  local by = self:mul(scale, c)
+  local K, R = self:divide(U, by)
+  local rn, bn = self:value(R), self:value(by)
+  if rn and bn then
+    self:assume(self:minus(self:plus(K, self:number(math.floor(rn / bn))), self:var(x)))
+  elseif self:prove(self:minus(self:number(-1), R), FEW) then
+    self:assume(self:plus(self:minus(K, self:var(x)), self:number(-1)))
+  elseif self:prove(self:plus(self:minus(by, R), self:number(-1)), FEW) then
+    self:assume(self:minus(K, self:var(x)))
+  end
+end
+
+--- assume(p) of a condition; where it bounds several of its newest atom, what that says of one.
+function Space:suppose(p)
+  self:assume(p)
+  local x = self:newest(p)
+  local a, e = self:around(p, x or 0)
+  local n = x and self:value(a)
+  if n and n < -1 then bound_above(self, x, e, self:number(-n)) end
+end
+
 -- Facts of q = e / c rounded down, c >= 1.
 local function quotient_facts(self, q, e, c, positive)
   local Q = self:var(q)
@@ -50,15 +76,7 @@ local function quotient_facts(self, q, e, c, positive)
   local rest = self:minus(e, self:mul(c, Q))
   self:assume(rest)
   self:assume(self:plus(self:minus(c, rest), self:number(-1)))
-  local U, scale = self:upper(e)
-  if not U then return end
-  local by = self:mul(scale, c)
-  local K, R = self:divide(U, by)
-  if self:prove(self:minus(self:number(-1), R), FEW) then
-    self:assume(self:plus(self:minus(K, Q), self:number(-1)))
-  elseif self:prove(self:plus(self:minus(by, R), self:number(-1)), FEW) then
-    self:assume(self:minus(K, Q))
-  end
+  bound_above(self, q, e, c)
 end
 
 -- An atom of that key and whether its facts hold in the present scope already.
@@ -71,6 +89,19 @@ local function interned(self, key, level)
   if self.made[x] then return x, true end
   self:scoped(self.made, x, true)
   return x, false
+end
+
+-- The largest value of a polynomial over symbols and floors that are not negative, nil when it is not that or large.
+local function most(self, p)
+  local sum = 0
+  for m, c in pairs(p) do
+    for _, x in ipairs(self.factors[m]) do
+      if not self.nonneg[x] or not self.most[x] then return nil end
+      c = c > 0 and c * self.most[x] or 0
+    end
+    sum = sum + c
+  end
+  return sum < 2 ^ 52 and sum or nil
 end
 
 local function number_quotient(e, c, floor)
@@ -94,9 +125,15 @@ function Space:quotient(e, c, floor)
   local rn = self:value(rest)
   if cn and rn then return self:plus(whole, self:number(math.floor(rn / cn))) end
   local q, made = interned(self, self:key(rest) .. "/" .. self:key(c), level)
+  self.makes[q] = { rest, c }
   if not made then
     self:scoped(self.base, q, floor and self:based(rest) or nil)
     quotient_facts(self, q, rest, c, self:prove(rest))
+    local limit = floor and cn and most(self, rest)
+    if limit then
+      self.most[q] = math.floor(limit / cn)
+      self:assume(self:minus(self:number(self.most[q]), self:var(q)))
+    end
   end
   return self:plus(whole, self:var(q))
 end
@@ -110,6 +147,7 @@ end
 -- q = e / c for e of either sign and a number c >= 1.
 function Space:towards_zero(e, c, level)
   local q, made = interned(self, self:key(e) .. "//" .. self:key(c), level)
+  self.makes[q] = { e, c, towards_zero = true }
   if made then return q end
   local Q, one = self:var(q), self:number(1)
   local rest = self:minus(e, self:mul(c, Q))
