@@ -114,7 +114,8 @@ function Run:trips(count)
   return self.check:positive(count)
 end
 
--- What the registers set in the loop at `at` change by in one turn; false where that is not the same in every turn.
+-- What a turn of the loop at `at` does to the registers set in it: { by = change } when it is the same every time, { to = value }
+-- when that does not depend on the turn, { to = false } otherwise.
 function Run:changes(at)
   local s, loop, start, out = self.space, self.code[at], self.env, {}
   self.level = self.level + 1
@@ -128,19 +129,24 @@ function Run:changes(at)
   end
   self:span(at + 1, loop.stop - 1, false)
   for r, x in pairs(marks) do
-    local change = self.env[r] and s:minus(self.env[r], s:var(x))
-    out[r] = change and s:level_of(change) < level and change or false
+    local v = self.env[r]
+    local change = v and s:minus(v, s:var(x))
+    if change and s:level_of(change) < level then out[r] = { by = change }
+    else out[r] = { to = v and s:level_of(v) < level and v } end
   end
   self.env, self.level = start, level - 1
   return out
 end
 
--- The registers after `turns` turns.
-local function moved(s, start, changes, turns)
+-- The registers after `turns` turns (a polynomial, or false); done: these are all, so at least one if `some`.
+local function moved(s, start, changes, turns, some)
   local out = {}
   for r, change in pairs(changes) do
     local from = start[r]
-    out[r] = from and change and (next(change) == nil and from or turns and s:plus(from, s:mul(turns, change))) or false
+    if some and change.to then out[r] = change.to
+    elseif from and change.by then
+      out[r] = next(change.by) == nil and from or turns and s:plus(from, s:mul(turns, change.by))
+    else out[r] = false end
   end
   return out
 end
@@ -166,7 +172,8 @@ function Run:loop(at, checked)
     self:span(at + 1, loop.stop - 1, true)
     s:close()
   end
-  for r, v in pairs(moved(s, start, changes, self:trips(count))) do self.env[r] = v end
+  local some = count and s:prove(s:plus(count, s:number(-1)), 60)
+  for r, v in pairs(moved(s, start, changes, some and count or self:trips(count), some)) do self.env[r] = v end
   return loop.stop
 end
 

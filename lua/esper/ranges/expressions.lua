@@ -224,14 +224,23 @@ function M.install(Exec)
     return out
   end
 
+  -- Is p >= 0 disproved?
+  local function never(s, p)
+    local n = s:value(p)
+    if n then return n < 0 end
+    return s:prove(s:minus(s:number(-1), p), 40)
+  end
+
   -- Without the ways that cannot be; more than there may be are one way without facts.
   local function possible(self, list)
     local out = {}
     for _, way in ipairs(list) do
       local ok = true
       for _, p in ipairs(way) do
-        local n = self.space:value(p)
-        if n and n < 0 then ok = false end
+        if never(self.space, p) then
+          ok = false
+          break
+        end
       end
       if ok then out[#out + 1] = way end
     end

@@ -110,4 +110,11 @@ function Space:refuted(p)
   end
 end
 
+--- Is there no point where all facts hold?
+function Space:lifeless()
+  settle(self)
+  for s = 1, COUNT do if self.alive[s] then return false end end
+  return true
+end
+
 return Space

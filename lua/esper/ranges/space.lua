@@ -182,13 +182,27 @@ local function pass(self, E, x, A, s, depth, detours, away, exact)
   return false
 end
 
+-- The terms of p with coefficients of one sign, when there are such of both and all atoms are known not to be negative.
+local function parts(self, p)
+  local up, down = {}, {}
+  for m, c in pairs(p) do
+    for _, x in ipairs(self.factors[m]) do if not self.nonneg[x] then return nil end end
+    if c > 0 then up[m] = c else down[m] = c end
+  end
+  if next(up) and next(down) then return up, down end
+end
+
 local function by_facts(self, E, x, depth, detours)
+  if not self.facts[x] then return false end
   local A = self:around(E, x)
-  local s = self.facts[x] and sign(self, A, depth) or 0
-  if s == 0 then return false end
-  return pass(self, E, x, A, s, depth, detours, false, true) or pass(self, E, x, A, s, depth, detours, false, false)
+  local s = sign(self, A, depth)
+  if s ~= 0 and (pass(self, E, x, A, s, depth, detours, false, true) or pass(self, E, x, A, s, depth, detours, false, false)
     or detours < self.detours and (pass(self, E, x, A, s, depth, detours, true, true)
-      or pass(self, E, x, A, s, depth, detours, true, false))
+      or pass(self, E, x, A, s, depth, detours, true, false))) then
+    return true
+  end
+  local up, down = parts(self, A)
+  return up and (pass(self, E, x, down, -1, depth, detours, false, true) or pass(self, E, x, up, 1, depth, detours, false, true))
 end
 
 -- Does one of the first facts, which are the conditions of the case, contradict what is known?

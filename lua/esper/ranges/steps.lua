@@ -41,8 +41,8 @@ function Exec:inside(address, from, to)
   if not buffer then return self:inside_cases(address, from, to) end
   local low = s:plus(offset, s:number(from))
   local high = s:minus(s:minus(self.buffers[buffer].bytes, offset), s:number(to))
+  if s:lifeless() and s:impossible() then return "proved", buffer end -- this access never takes place
   if s:prove(low) and s:prove(high) then return "proved", buffer end
-  if s:impossible() then return "proved", buffer end
   return "unproved", buffer, low, high
 end
 
@@ -284,20 +284,6 @@ function Exec:changes(x, names)
   return out
 end
 
--- What follows from p >= 0 being met at all: a product of several factors that is >= 1 has no factor 0.
-local function common_factors(s, p)
-  local U, scale = s:upper(p)
-  if not U or not s:value(scale) then return end
-  local T, shared = s:plus(U, scale), nil
-  if s:value(T) then return end
-  for m in pairs(T) do
-    local set = {}
-    for _, x in ipairs(s.factors[m]) do if s.nonneg[x] and (not shared or shared[x]) then set[x] = true end end
-    shared = set
-  end
-  for x in pairs(shared or {}) do s:assume(s:plus(s:var(x), s:number(-1))) end
-end
-
 -- The state at the start of some turn: variables by turn number k, or as a fresh value when they change otherwise.
 function Exec:some_turn(x, names, changes, k, known)
   local s = self.space
@@ -314,7 +300,7 @@ function Exec:body(x)
   for _, way in ipairs(self:ways(x[3], true)) do
     s:open()
     for _, p in ipairs(way) do s:suppose(p) end
-    for _, p in ipairs(way) do common_factors(s, p) end
+    for _, p in ipairs(way) do s:met(p) end
     local outer = self.env
     self.env = setmetatable({}, { __index = outer })
     if not s.absurd then self:exec(x[5]) end

@@ -69,6 +69,32 @@ function Space:suppose(p)
   if n and n < -1 then bound_above(self, x, e, self:number(-n)) end
 end
 
+-- A product that is at least 1 has no factor 0: facts from T >= 1.
+local function factors(self, T)
+  if self:value(T) then return end
+  local shared
+  for m in pairs(T) do
+    local set = {}
+    for _, x in ipairs(self.factors[m]) do if self.nonneg[x] and (not shared or shared[x]) then set[x] = true end end
+    shared = set
+  end
+  for x in pairs(shared) do
+    self:assume(self:plus(self:var(x), self:number(-1)))
+    local made = self.makes[x]
+    if made and not made.towards_zero then -- x >= 1 where x = e / c: e >= c
+      local left = self:minus(made[1], made[2])
+      self:assume(left)
+      factors(self, self:plus(left, self:number(1)))
+    end
+  end
+end
+
+--- What follows from p >= 0 having been met at all, p having an upper bound in base atoms.
+function Space:met(p)
+  local U, scale = self:upper(p)
+  if U and self:value(scale) then factors(self, self:plus(U, scale)) end
+end
+
 -- Facts of q = e / c rounded down, c >= 1.
 local function quotient_facts(self, q, e, c, positive)
   local Q = self:var(q)
@@ -77,6 +103,9 @@ local function quotient_facts(self, q, e, c, positive)
   self:assume(rest)
   self:assume(self:plus(self:minus(c, rest), self:number(-1)))
   bound_above(self, q, e, c)
+  local U, scale = self:upper(self:scaled(e, -1))
+  local un, by = U and self:value(U), U and self:value(self:mul(scale, c))
+  if un and by and -un >= by then self:assume(self:minus(Q, self:number(math.floor(-un / by)))) end
 end
 
 -- An atom of that key and whether its facts hold in the present scope already.
