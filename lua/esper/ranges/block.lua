@@ -194,6 +194,60 @@ function Run:mask(c)
   self.masks[c.to] = list
 end
 
+-- Any lane that a mask leaves, with what holds for it in the present scope.
+function Run:lane(mask)
+  local s = self.space
+  local lane = s:var(s:atom(self.level))
+  s:assume(lane)
+  s:assume(s:minus(s:number(self.lanes - 1), lane))
+  for _, condition in ipairs(mask or {}) do
+    local g = condition.g
+    if g then s:assume(condition.below and s:plus(s:minus(g, lane), s:number(-1)) or s:minus(lane, g)) end
+  end
+  return lane
+end
+
+-- Checks accesses of whole vectors (or elements) at one address and under one mask, as one range first.
+local function check_group(r, group)
+  local s, masked = r.space, group.mask and group.mask[1]
+  local address = group.address
+  if masked then
+    s:open()
+    address = s:plus(address, r:lane(group.mask), group.list[1].c.bytes)
+  end
+  if #group.list == 1 or not r.check:all(group, address) then
+    for _, one in ipairs(group.list) do r.check:bytes(one.c, address, one.from, one.to) end
+  end
+  if masked then s:close() end
+end
+
+function Run:flush()
+  for _, group in ipairs(self.groups) do check_group(self, group) end
+  self.groups, self.at = {}, {}
+end
+
+-- Notes bytes from .. to - 1 behind an address; what was noted is checked when a loop begins or ends, as all holds still until then.
+function Run:note(c, address, mask, from, to)
+  local key = self.space:key(address) .. (mask and c.args[c.memory.mask] or "")
+  local group = self.at[key]
+  if not group then
+    group = { address = address, mask = mask, list = {}, from = from, to = to }
+    self.at[key] = group
+    self.groups[#self.groups + 1] = group
+  end
+  group.from, group.to = math.min(group.from, from), math.max(group.to, to)
+  group.list[#group.list + 1] = { c = c, from = from, to = to }
+end
+
+-- Lanes that lie a stride apart.
+function Run:apart(c, address, mask, k)
+  local s, stride = self.space, self.env[c.args[2]]
+  if not stride then return self.check:unknown(c) end
+  s:open()
+  self.check:bytes(c, s:plus(address, s:mul(self:lane(mask), stride)), k, k + c.bytes)
+  s:close()
+end
+
 function Run:touch(c)
   local s, m = self.space, c.memory
   local form, address = m[1], self.env[c.args[1]]
@@ -203,25 +257,10 @@ function Run:touch(c)
     address = address and h and s:plus(address, h, tonumber(c.args[4]))
   end
   if not address then return self.check:unknown(c) end
-  local list = m.mask and self.masks[c.args[m.mask]]
-  if form == "one" or form == "lanes" and not (list and list[1]) then
-    return self.check:bytes(c, address, k, k + c.bytes * (form == "one" and 1 or self.lanes))
-  end
-  s:open()
-  local lane = s:var(s:atom(self.level))
-  s:assume(lane)
-  s:assume(s:minus(s:number(self.lanes - 1), lane))
-  for _, condition in ipairs(list or {}) do
-    local g = condition.g
-    if g then s:assume(condition.below and s:plus(s:minus(g, lane), s:number(-1)) or s:minus(lane, g)) end
-  end
-  local stride = form == "lanes" and s:number(c.bytes) or self.env[c.args[2]]
-  if stride then
-    self.check:bytes(c, s:plus(address, s:mul(lane, stride)), k, k + c.bytes)
-  else
-    self.check:unknown(c)
-  end
-  s:close()
+  local mask = m.mask and self.masks[c.args[m.mask]]
+  if form == "apart" then return self:apart(c, address, mask, k) end
+  if mask and not mask[1] then mask = nil end
+  self:note(c, address, mask, k, k + c.bytes * (form == "one" and 1 or mask and 1 or self.lanes))
 end
 
 function Run:span(from, to, checked)
@@ -229,6 +268,7 @@ function Run:span(from, to, checked)
   while i <= to do
     local c = self.code[i]
     if c.op == "loop" then
+      if checked then self:flush() end
       i = self:loop(i, checked)
     elseif SCALAR[c.op] then
       self:scalar(c)
@@ -237,13 +277,14 @@ function Run:span(from, to, checked)
     end
     i = i + 1
   end
+  if checked then self:flush() end
 end
 
 --- Checks a call of `program` with these words ([0] = polynomial or false). check: bytes(c, address, from, to), unknown(c),
 -- positive(p) = max(p, 0), at_least_one(p) (steps.lua).
 function M.call(space, program, words, check, level)
   local run = setmetatable({ space = space, code = program.code, lanes = program.lanes, words = words, check = check, env = {},
-    masks = {}, level = level }, Run)
+    masks = {}, groups = {}, at = {}, level = level }, Run)
   run:span(1, #program.code, true)
 end
 

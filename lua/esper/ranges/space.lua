@@ -16,14 +16,14 @@ local poly = require "esper.ranges.poly"
 
 local M = {}
 local STEPS, DEPTH, DETOURS, TERMS = 300, 40, 2, 48 -- limits of one search: steps, nesting, facts about newer atoms, terms
-local CONDITIONS, RECENT = 3, 8 -- facts that are looked at for a contradiction: of a case, of a path
+local CONDITIONS, RECENT = 3, 3 -- facts that are looked at for a contradiction: of a case, of a path
 
 local Space = setmetatable({}, { __index = poly.Ring })
 Space.__index = Space
 
 function M.new()
   local s = setmetatable({ count = 0, level = {}, base = {}, splits = {}, facts = {}, nonneg = {}, made = {}, interned = {}, taken = {},
-    given = {}, undo = {}, proved = {}, failed = {}, makes = {}, most = {}, alive = {}, seen = 0, scopes = 0, steps = 0, total = 0 }, Space)
+    given = {}, undo = {}, proved = {}, failed = {}, makes = {}, most = {}, alive = {}, seen = 0, later = {}, scopes = 0, steps = 0, total = 0 }, Space)
   poly.init(s)
   s:open()
   return s
@@ -79,6 +79,14 @@ local function append(self, list, value)
   self.undo[#self.undo + 1] = { list = list }
 end
 
+Space.append = append
+
+local function terms(p)
+  local n = 0
+  for _ in pairs(p) do n = n + 1 end
+  return n
+end
+
 local function learn(self, p, x, newest)
   local a, b, linear = self:around(p, x)
   if not linear then return end
@@ -87,7 +95,7 @@ local function learn(self, p, x, newest)
     facts = {}
     self.facts[x] = facts
   end
-  append(self, facts, { p = p, a = a, newest = newest, number = n })
+  append(self, facts, { p = p, a = a, newest = newest, number = n, size = terms(p), order = #self.given })
   if n and n > 0 and x == newest and not self.nonneg[x] and self:plain(self:scaled(b, -1)) then set(self, self.nonneg, x, true) end
 end
 
@@ -154,12 +162,6 @@ local function without(self, E, A, f, s, exact, depth)
   return self:plus(out, self:plus(a, self:number(-1)))
 end
 
-local function terms(p)
-  local n = 0
-  for _ in pairs(p) do n = n + 1 end
-  return n
-end
-
 -- f(self, ...); nil when it met a coefficient that is too large.
 local function guarded(self, f, ...)
   local scopes = self.scopes
@@ -169,15 +171,24 @@ local function guarded(self, f, ...)
   while self.scopes > scopes do self:close() end
 end
 
--- One pass over the facts about x: those of its own, or (away) those about newer atoms too; exact ones or the others.
+-- Facts about x: those of its own, or (away) about newer atoms too, the shortest first: points soon tell when it is too weak.
+local function candidates(self, x, away)
+  local list = {}
+  for _, f in ipairs(self.facts[x]) do
+    if (f.newest > x) == away then list[#list + 1] = f end
+  end
+  table.sort(list, function(f, g)
+    if f.size ~= g.size then return f.size < g.size end
+    return f.order > g.order
+  end)
+  return list
+end
+
+-- One pass over them: exact eliminations or the others.
 local function pass(self, E, x, A, s, depth, detours, away, exact)
-  local facts = self.facts[x]
-  for i = #facts, 1, -1 do
-    local f = facts[i]
-    if (f.newest > x) == away then
-      local rest = guarded(self, without, E, A, f, s, exact, depth)
-      if rest and terms(rest) <= TERMS and self:search(rest, depth + 1, detours + (away and 1 or 0)) then return true end
-    end
+  for _, f in ipairs(candidates(self, x, away)) do
+    local rest = guarded(self, without, E, A, f, s, exact, depth)
+    if rest and terms(rest) <= TERMS and self:search(rest, depth + 1, detours + (away and 1 or 0)) then return true end
   end
   return false
 end
@@ -283,7 +294,7 @@ end
 --- Do the facts contradict each other, as far as the last few of them show?
 function Space:impossible()
   for i = #self.given, math.max(1, #self.given - RECENT), -1 do
-    if self.absurd or self:prove(self:minus(self:number(-1), self.given[i]), STEPS / 4) then return true end
+    if self.absurd or self:prove(self:minus(self:number(-1), self.given[i]), STEPS / 8) then return true end
   end
   return false
 end

@@ -96,6 +96,12 @@ end
 
 -- Callbacks of block.lua. A site is a call with an instruction.
 function Exec:bytes(c, address, from, to) self:verdict(self:site(c), address, from, to, c.text) end
+function Exec:all(group, address)
+  local status, buffer = self:inside(address, group.from, group.to)
+  if status ~= "proved" then return false end
+  for _, one in ipairs(group.list) do self:record(self:site(one.c), "proved", { buffer = self.buffers[buffer].name }) end
+  return true
+end
 function Exec:unknown(c) self:record(self:site(c), "data", { text = c.text }) end
 
 function Exec:site(c)
@@ -316,8 +322,9 @@ function Exec:turn(names, changes)
   for _, name in ipairs(names) do
     local from = self.env[name].v
     if from and changes[name] and s:value(changes[name]) == 1 then
+      local positive = s:prove(from, 60)
       s:assume(s:minus(v, from))
-      if s:prove(from, 60) then s:assume(v) end
+      if positive then s:assume(v) end
       return s:minus(v, from)
     end
   end

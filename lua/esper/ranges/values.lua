@@ -7,6 +7,7 @@
 -- A choice is one of several values; the cases of one condition belong together, so they make one split.
 
 require("jit").off(true, true) -- see poly.lua
+local poly = require "esper.ranges.poly"
 local Space = require("esper.ranges.space").Space
 
 local FEW = 80 -- steps of proofs that may well fail
@@ -60,13 +61,28 @@ local function bound_above(self, x, e, c)
   end
 end
 
---- assume(p) of a condition; where it bounds several of its newest atom, what that says of one.
+-- Facts about older atoms that follow from p and the facts about its newest atom x that bound it from the other side.
+local function resolve(self, p, x, n)
+  local found = {}
+  for _, f in ipairs(self.facts[x]) do
+    if f.newest == x and f.number and f.number * n < 0 then
+      local g = poly.gcd(math.abs(f.number), math.abs(n))
+      found[#found + 1] = self:plus(self:scaled(p, math.abs(f.number) / g), f.p, math.abs(n) / g)
+    end
+  end
+  for _, q in ipairs(found) do if not self:plain(q) then self:assume(q) end end
+end
+
+--- assume(p) of a condition, and what it says together with the facts about its newest atom: where it bounds several of it, a
+-- bound on one; where it meets a bound from the other side, a fact about older atoms.
 function Space:suppose(p)
   self:assume(p)
   local x = self:newest(p)
-  local a, e = self:around(p, x or 0)
-  local n = x and self:value(a)
+  if not x then return end
+  local a, e = self:around(p, x)
+  local n = self:value(a)
   if n and n < -1 then bound_above(self, x, e, self:number(-n)) end
+  if n then resolve(self, p, x, n) end
 end
 
 -- A product that is at least 1 has no factor 0: facts from T >= 1.
