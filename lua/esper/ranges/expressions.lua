@@ -128,7 +128,9 @@ function M.install(Exec)
   combine["&"] = function(s, a, b) -- with minus a power of two: a rounded down
     local n = s:value(b)
     if not n or n >= 0 or math.log(-n, 2) % 1 ~= 0 then return false end
-    local r = s:var(s:atom(s:level_of(a)))
+    local x = s:atom(s:level_of(a))
+    local r = s:var(x)
+    s.vague[x] = true -- the place of an array on the stack is not known
     s:assume(r)
     s:assume(s:minus(s:number(-n - 1), r))
     return s:minus(a, r)

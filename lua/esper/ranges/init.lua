@@ -154,18 +154,36 @@ local function new(compiled, programs)
   return p
 end
 
+-- The symbols' values at a point, as text.
+function Proof:shape(point)
+  local out = {}
+  for _, symbol in ipairs(self.D:symbols()) do
+    out[#out + 1] = ("%s=%d"):format(symbol.name, self.space:at(self.symbols[symbol.name], point))
+  end
+  return table.concat(out, " ")
+end
+
+function Proof:describe(index, site)
+  local d, label = site.detail, native.string(C.es_plan_step_get(self.plan, index).label)
+  local where = ("step %d %s: %s"):format(index, label, d.text)
+  if not d.found then return ("%s: %s%s"):format(site.status, where, d.buffer and " in " .. d.buffer or "") end
+  return ("%s reaches %d bytes %s %s at %s"):format(where, d.found.bytes, d.found.side == "past" and "past the end of"
+    or "before the start of", d.buffer, self:shape(d.found.point))
+end
+
 function M.prove(compiled, programs)
   local p = new(compiled, programs)
-  local out = { proved = 0, data = 0, unproved = 0, violated = 0, steps = C.es_plan_step_count(p.plan) }
-  local notes, values = {}, p:values()
+  local out = { proved = 0, data = 0, unproved = 0, violated = 0, steps = C.es_plan_step_count(p.plan), notes = {} }
+  local values = p:values()
   for i = 0, out.steps - 1 do
-    local label = native.string(C.es_plan_step_get(p.plan, i).label)
     for _, site in ipairs(p:step(i, values)) do
       out[site.status] = out[site.status] + 1
-      if site.status ~= "proved" then notes[#notes + 1] = { step = i, label = label, site = site } end
+      if site.status ~= "proved" then out.notes[#out.notes + 1] = p:describe(i, site) end
+      if site.status == "violated" then out.failure = out.failure or p:describe(i, site) end
     end
   end
-  return out, notes, p
+  out.searches = p.space.total
+  return out
 end
 
 return M

@@ -31,6 +31,7 @@ function Space:sample(x, p)
 end
 
 local function chosen(self, x, s)
+  if self.vague[x] then return nil end
   local low, high
   for _, f in ipairs(self.facts[x] or {}) do
     if f.newest == x then
@@ -125,12 +126,25 @@ local function settle(self)
   if self.seen < #self.given then self:scoped(self, "seen", #self.given) end
 end
 
---- A point where all facts hold and p is negative, or nil.
-function Space:refuted(p)
+--- A point (of number `from` or more) where all facts hold and p is negative, or nil.
+function Space:refuted(p, from)
   if not self.points then return nil end
   settle(self)
-  for s = 1, COUNT do
+  for s = from or 1, COUNT do
     if self.alive[s] and self:at(p, s) < 0 then return s end
+  end
+end
+
+--- A point where all facts hold, as far as can be told all of them, and p is negative: what p stands for happens there.
+function Space:witness(p)
+  local s = self:refuted(p)
+  while s do
+    local certain = true
+    for _, fact in ipairs(self.given) do
+      if not (self:at(fact, s) >= 0) then certain = false break end
+    end
+    if certain then return s end
+    s = self:refuted(p, s + 1)
   end
 end
 

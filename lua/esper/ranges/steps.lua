@@ -84,14 +84,23 @@ end
 -- A load or store of the C text.
 function Exec:touch(address, size, site)
   if self.exploring > 0 then return end
-  if not address then return self:record(site, "data", "C text") end
+  if not address then return self:record(site, "data", { text = "C text" }) end
   self:verdict(site, address, 0, size, "C text")
+end
+
+-- Of an access that was not proved: the shape at which it leaves its buffer and by how many bytes, when a point shows it.
+function Exec:refute(low, high)
+  local s = self.space
+  for side, distance in pairs { before = low, past = high } do
+    local point = s:witness(distance)
+    if point then return { point = point, side = side, bytes = -s:at(distance, point) } end
+  end
 end
 
 function Exec:verdict(site, address, from, to, text)
   local status, buffer, low, high = self:inside(address, from, to)
-  if status == "unproved" and self.concrete then status = self:refute(low, high) end
-  self:record(site, status, { text = text, buffer = buffer and self.buffers[buffer].name, low = low, high = high })
+  local found = status == "unproved" and low and self:refute(low, high)
+  self:record(site, found and "violated" or status, { text = text, buffer = buffer and self.buffers[buffer].name, found = found or nil })
 end
 
 -- Callbacks of block.lua. A site is a call with an instruction.
