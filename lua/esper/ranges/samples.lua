@@ -27,7 +27,10 @@ end
 
 --- What the atom x is at every point.
 function Space:sample(x, p)
-  for s = 1, self.points and COUNT or 0 do self.points[s][x] = self:at(p, s) end
+  for s = 1, self.points and COUNT or 0 do
+    local v = self:at(p, s)
+    if v == v then self.points[s][x] = v end
+  end
 end
 
 local function chosen(self, x, s)

@@ -15,7 +15,6 @@ local M = {}
 local Exec = {}
 Exec.__index = Exec
 expressions.install(Exec)
-invariants.install(Exec)
 
 local SIZE = { float = 4, double = 8, int = 4, ["unsigned char"] = 1, char = 1, unsigned = 4 }
 
@@ -268,6 +267,7 @@ local function sorted(set)
   return list
 end
 
+-- Does a break or continue of this loop stand in the tree?
 local function leaves(x)
   if type(x) ~= "table" then return false end
   if x[1] == "break" or x[1] == "continue" then return true end
@@ -275,6 +275,8 @@ local function leaves(x)
   for i = 2, #x do if leaves(x[i]) then return true end end
   return false
 end
+
+function Exec:leaves(x) return leaves(x) end
 
 -- What each name changes by in one turn, false where that differs from turn to turn.
 function Exec:changes(x, names)
