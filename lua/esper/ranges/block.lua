@@ -116,13 +116,14 @@ end
 
 -- What a turn of the loop at `at` does to the registers set in it: { by = change } when it is the same every time, { to = value }
 -- when that does not depend on the turn, { to = false } otherwise.
-function Run:changes(at)
+-- fixed: registers known to stay as they are; those that come out as they went in are found to be so, and looked at again.
+function Run:changes(at, fixed)
   local s, loop, start, out = self.space, self.code[at], self.env, {}
   self.level = self.level + 1
   local level, marks = self.level, {}
   self.env = setmetatable({}, { __index = start })
   for _, r in ipairs(loop.names) do
-    if start[r] ~= nil then
+    if start[r] ~= nil and not fixed[r] then
       marks[r] = s:atom(level)
       self.env[r] = s:var(marks[r])
     end
@@ -135,6 +136,12 @@ function Run:changes(at)
     else out[r] = { to = v and s:level_of(v) < level and v } end
   end
   self.env, self.level = start, level - 1
+  local more = false
+  for r, change in pairs(out) do
+    if change.to and start[r] and s:key(change.to) == s:key(start[r]) then fixed[r], more = true, true end
+  end
+  if more then out = self:changes(at, fixed) end
+  for r in pairs(fixed) do out[r] = { by = {} } end
   return out
 end
 
@@ -151,16 +158,31 @@ local function moved(s, start, changes, turns, some)
   return out
 end
 
-function Run:loop(at, checked)
+-- Is there a register that every turn leaves with the same value, other than its first, and one that is not understood?
+local function uneven(s, start, changes)
+  local settled, unknown = false, false
+  for r, change in pairs(changes) do
+    if change.to and start[r] and s:key(change.to) ~= s:key(start[r]) then settled = true end
+    if change.to == false then unknown = true end
+  end
+  return settled and unknown
+end
+
+function Run:loop(at, checked, count)
   local s, loop = self.space, self.code[at]
-  local count = self.env[loop.args[1]]
+  count = count or self.env[loop.args[1]]
   local n = count and s:value(count)
   if n and n <= 0 then return loop.stop end
   if n == 1 then -- its registers are as they come
     self:span(at + 1, loop.stop - 1, checked)
     return loop.stop
   end
-  local changes, start = self:changes(at), {}
+  local changes = self:changes(at, {})
+  if count and uneven(s, self.env, changes) and s:prove(s:plus(count, s:number(-1)), 60) then -- the first turn by itself
+    self:span(at + 1, loop.stop - 1, checked)
+    return self:loop(at, checked, s:plus(count, s:number(-1)))
+  end
+  local start = {}
   for r in pairs(changes) do start[r] = self.env[r] end
   if checked then
     s:open()

@@ -52,6 +52,14 @@ local function joined(exec, of, name, value)
   return e and rest and s:plus(v, s:mul(e, rest))
 end
 
+--- The fresh values of coordinates without an extent: what bounds them is known when the loop's condition is.
+function M.outermost(x, known)
+  local of, into = coordinates(x[5])
+  local list = {}
+  for name in pairs(into) do if not of[name] and known[name] then list[#list + 1] = known[name] end end
+  return list
+end
+
 local function candidates(exec, x, names, fresh)
   local s, list = exec.space, {}
   local of, into, units = coordinates(x[5])

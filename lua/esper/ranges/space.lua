@@ -16,7 +16,6 @@ local poly = require "esper.ranges.poly"
 
 local M = {}
 local STEPS, DEPTH, DETOURS, TERMS = 300, 40, 2, 48 -- limits of one search: steps, nesting, facts about newer atoms, terms
-local TOTAL = 30000 -- steps of all searches for one kernel; after them nothing but the obvious is proved
 local CONDITIONS, RECENT = 3, 3 -- facts that are looked at for a contradiction: of a case, of a path
 
 local Space = setmetatable({}, { __index = poly.Ring })
@@ -24,7 +23,7 @@ Space.__index = Space
 
 function M.new()
   local s = setmetatable({ count = 0, level = {}, base = {}, splits = {}, facts = {}, nonneg = {}, made = {}, interned = {}, taken = {},
-    given = {}, undo = {}, proved = {}, failed = {}, makes = {}, vague = {}, most = {}, alive = {}, seen = 0, later = {}, scopes = 0, steps = 0, total = 0 }, Space)
+    given = {}, undo = {}, proved = {}, failed = {}, makes = {}, vague = {}, most = {}, alive = {}, seen = 0, later = {}, scopes = 0, steps = 0, total = 0, limit = math.huge }, Space)
   poly.init(s)
   s:open()
   return s
@@ -284,7 +283,7 @@ end
 --- Is p >= 0 for all values that the facts allow? false: not proved. First without facts about newer atoms, which lead astray.
 function Space:prove(p, steps)
   if self.absurd then return true end
-  if self.total > TOTAL then return self:plain(p) end
+  if self.total > self.limit then return self:plain(p) end
   for detours = 0, DETOURS do
     self.detours, self.steps, self.failed = detours, steps or STEPS, {}
     if guarded(self, self.search, p, 0, 0) then return true end

@@ -16,6 +16,9 @@ local Exec = {}
 Exec.__index = Exec
 expressions.install(Exec)
 
+local STEPS = 4000 -- of all searches for one function; after them only the obvious is proved
+local FORKS = 3 -- ifs whose ways are followed to the end, inside each other
+local TOUCHING = { call = true, ["for"] = true, declare = true, index = true, ["break"] = true, ["continue"] = true }
 local SIZE = { float = 4, double = 8, int = 4, ["unsigned char"] = 1, char = 1, unsigned = 4 }
 
 -- ---- accesses ----
@@ -159,20 +162,80 @@ function Exec:block(name, array, x)
   self.space:close()
 end
 
+-- ---- trees ----
+
+-- Names assigned in a tree, words of arrays among them.
+local function assigned(self, x, names)
+  if type(x) ~= "table" then return end
+  if x[1] == "set" or x[1] == "step" then
+    local place = x[1] == "set" and x[3] or x[3]
+    local name = place[1] == "name" and place[2] or self:word_name(place)
+    if name and self.env[name] then names[name] = true end
+  end
+  for i = 1, #x do assigned(self, x[i], names) end
+  if x.value then assigned(self, x.value, names) end
+end
+
+-- Does a node of one of these kinds stand in the tree? An operator counts as the kind of its node.
+local function has(x, kinds)
+  if type(x) ~= "table" then return false end
+  if kinds[x[1]] or x[1] == "bin" and kinds[x[2]] then return true end
+  for i = 2, #x do if has(x[i], kinds) then return true end end
+  return false
+end
+
 -- ---- statements ----
 
 local run = {}
 
 --- Executes a statement; "left" when a break or continue ends this way through the loop body.
-function Exec:exec(x)
+function Exec:exec(x, rest)
   local f = run[x[1]] or error("C text: no meaning for statement " .. x[1], 0)
-  return f(self, x)
+  local left = f(self, x, rest)
+  if rest and x[1] ~= "block" and left ~= "left" then return rest() end
+  return left
 end
 
-function run.block(self, x)
-  for _, statement in ipairs(x[2]) do
+-- Is this an if whose ways are better followed to the end of the loop body than joined? One that chooses how the rest is done: it
+-- touches no memory, and asks a flag or for several things at once, or sets several variables.
+function Exec:chooses(x)
+  if x[1] ~= "if" or self.exploring > 0 or self.closed > 0 or self.forks >= FORKS then return false end
+  local names, count = {}, 0
+  if has(x, TOUCHING) or has(x[2], { ["||"] = true }) then return false end
+  assigned(self, x, names)
+  for _ in pairs(names) do count = count + 1 end
+  return count > 1 or count == 1 and (x[2][1] ~= "bin" or x[2][2] == "&&")
+end
+
+-- Follows each way through an if with what comes after it.
+function Exec:fork(x, rest)
+  local s, outer = self.space, self.env
+  self.forks = self.forks + 1
+  for i, truth in ipairs { true, false } do
+    for _, way in ipairs(self:ways(x[2], truth)) do
+      s:open()
+      for _, p in ipairs(way) do s:suppose(p) end
+      self.env = setmetatable({}, { __index = outer })
+      if not s.absurd then self:exec(x[2 + i], rest) end
+      self.env = outer
+      s:close()
+    end
+  end
+  self.forks = self.forks - 1
+  return "left"
+end
+
+-- rest: what follows the block, where that is known.
+function run.block(self, x, rest)
+  for i, statement in ipairs(x[2]) do
+    local function following()
+      local after = { "block", { unpack(x[2], i + 1) } }
+      return self:exec(after, rest)
+    end
+    if self:chooses(statement) then return self:fork(statement, following) end
     if self:exec(statement) == "left" then return "left" end
   end
+  return rest and rest()
 end
 
 run["do"] = function(self, x) self:eval(x[2]) end
@@ -207,7 +270,9 @@ function Exec:way(facts, body, states)
   local mark = #s.given
   for _, p in ipairs(facts) do s:suppose(p) end
   self.env = setmetatable({}, { __index = outer })
+  self.closed = self.closed + 1
   local left = s.absurd and "left" or self:exec(body)
+  self.closed = self.closed - 1
   if not left then states[#states + 1] = { facts = s:since(mark), env = self.env } end
   s:close()
   self.env = outer
@@ -247,18 +312,6 @@ run["if"] = function(self, x)
 end
 
 -- ---- loops ----
-
--- Names assigned in a tree, words of arrays among them.
-local function assigned(self, x, names)
-  if type(x) ~= "table" then return end
-  if x[1] == "set" or x[1] == "step" then
-    local place = x[1] == "set" and x[3] or x[3]
-    local name = place[1] == "name" and place[2] or self:word_name(place)
-    if name and self.env[name] then names[name] = true end
-  end
-  for i = 1, #x do assigned(self, x[i], names) end
-  if x.value then assigned(self, x.value, names) end
-end
 
 local function sorted(set)
   local list = {}
@@ -312,15 +365,19 @@ function Exec:some_turn(x, names, changes, k, known)
   end
 end
 
-function Exec:body(x)
+function Exec:body(x, outermost)
   local s = self.space
   for _, way in ipairs(self:ways(x[3], true)) do
     s:open()
     for _, p in ipairs(way) do s:suppose(p) end
     for _, p in ipairs(way) do s:met(p) end
+    for _, v in ipairs(outermost) do s:bound(s:newest(v)) end
     local outer = self.env
     self.env = setmetatable({}, { __index = outer })
+    local closed = self.closed
+    self.closed = 0
     if not s.absurd then self:exec(x[5]) end
+    self.closed = closed
     self.env = outer
     s:close()
   end
@@ -357,7 +414,7 @@ run["for"] = function(self, x)
     local k = self:turn(names, changes)
     invariants.hold(self, x, names, changes, known)
     self:some_turn(x, names, changes, k, known)
-    self:body(x)
+    self:body(x, invariants.outermost(x, known))
     s:close()
     self.env = outer
   end
@@ -381,8 +438,9 @@ end
 function M.read(options)
   local s = options.space
   local exec = setmetatable({ space = s, programs = options.programs, options = options, env = {}, arrays = {}, buffers = {},
-    places = {}, sites = {}, order = {}, calls = {}, kept = {}, level = 0, exploring = 0 }, Exec)
+    places = {}, sites = {}, order = {}, calls = {}, kept = {}, level = 0, exploring = 0, closed = 0, forks = 0 }, Exec)
   s:open()
+  s.limit = s.total + STEPS
   local first, last = s:atom(0), s:atom(0)
   local lo, hi = s:var(first), s:var(last)
   s:sample(first, s:number(0))
@@ -393,6 +451,7 @@ function M.read(options)
   exec.env.lo, exec.env.hi = { v = lo, t = "long" }, { v = hi, t = "long" }
   local ok, why = pcall(exec.exec, exec, options.tree)
   while s.scopes > options.scopes do s:close() end
+  s.limit = math.huge
   if not ok then return nil, why end
   local out = {}
   for i, site in ipairs(exec.order) do out[i] = exec.sites[site] end

@@ -61,6 +61,18 @@ local function bound_above(self, x, e, c)
   end
 end
 
+--- Bounds on x alone from what bounds several of it.
+function Space:bound(x)
+  local found = {}
+  for _, f in ipairs(self.facts[x] or {}) do
+    local c = self:scaled(f.a, -1)
+    if self:plain(c) and self:prove(self:plus(c, self:number(-1)), FEW) then
+      found[#found + 1] = { self:plus(f.p, self:mul(c, self:var(x))), c }
+    end
+  end
+  for _, one in ipairs(found) do bound_above(self, x, one[1], one[2]) end
+end
+
 -- Facts about older atoms that follow from p and the facts about its newest atom x that bound it from the other side.
 local function resolve(self, p, x, n)
   local found = {}
