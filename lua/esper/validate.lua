@@ -5,7 +5,8 @@
 -- the oracle's under the oracle's own error bounds, then it runs in this process with all threads and must give
 -- the same bits. Where libtorch is present the same graph runs through it and is held to the same bounds.
 --
---   certificate = validate.certify(compiled, { shapes = 20, seed = 1, torch = true, ranges = true, progress = fn(i, n), pool = or pools = {} })
+--   certificate = validate.certify(compiled, { shapes = 20, seed = 1, torch = true, ranges = true, progress = fn(i, n),
+--     pool = or pools = {} })
 --   certificate = { passed = bool, seed =, functional = {...}, memory = {...}, torch = {...}, failure = text or nil }
 -- At last the ranges of all accesses are proved for all shapes (ranges): memory.proved of them, memory.data at addresses made of
 -- loaded data, memory.unproved. An access that leaves its buffer at a shape that was not drawn fails the certificate.

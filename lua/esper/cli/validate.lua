@@ -15,7 +15,8 @@ local function row(name, mode, c)
     t and tostring(t.shapes) or "absent", p and p.ratio and ("%.2f (%.2f-%.2f)"):format(p.ratio, p.ratio_low, p.ratio_high) or "",
     p and ("%.0f%% %s"):format(100 * p.share, p.bound) or "" }
 end
-local HEAD = { "blueprint", "mode", "verdict", "shapes", "guarded", "in bounds", "ulp", "relative", "of bound", "judged", "libtorch", "time", "peak" }
+local HEAD = { "blueprint", "mode", "verdict", "shapes", "guarded", "in bounds", "ulp", "relative",
+  "of bound", "judged", "libtorch", "time", "peak" }
 
 local function cases(args)
   if not args.all then return { args[1] } end

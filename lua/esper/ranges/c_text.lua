@@ -21,6 +21,9 @@ local BINARY = { -- by precedence, loosest first
 local ASSIGN = { ["="] = true, ["+="] = true, ["-="] = true, ["*="] = true, ["/="] = true, ["|="] = true, ["&="] = true,
   ["^="] = true, ["<<="] = true, [">>="] = true }
 
+local PAIRS = { ["++"] = true, ["--"] = true, ["->"] = true, ["<<"] = true, [">>"] = true, ["<="] = true, [">="] = true,
+  ["=="] = true, ["!="] = true, ["&&"] = true, ["||"] = true }
+
 function M.functions(unit)
   local out = {}
   for name, body in unit:gmatch("\nvoid (es_k%d+)%(const args %*a, long lo, long hi%)\n(%b{})\n") do out[name] = body end
@@ -40,8 +43,7 @@ local function tokens(text)
       local three, two = sub(text, at, at + 2), sub(text, at, at + 1)
       if three == "<<=" or three == ">>=" then last = at + 2
       elseif two == "//" then error("a comment in a function", 0)
-      elseif ASSIGN[two] or find(two, "^[%+%-&|<>=!][%+%-&|<>=]$") and (two == "++" or two == "--" or two == "->" or two == "<<" or two == ">>"
-        or two == "<=" or two == ">=" or two == "==" or two == "!=" or two == "&&" or two == "||") then last = at + 1
+      elseif ASSIGN[two] or PAIRS[two] then last = at + 1
       else last = at end
     end
     list[#list + 1] = sub(text, at, last)

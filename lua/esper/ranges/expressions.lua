@@ -12,6 +12,12 @@ local SIZE = { char = 1, ["unsigned char"] = 1, int = 4, unsigned = 4, float = 4
 local WHOLE = { char = true, int = true, long = true, ["unsigned long"] = true, unsigned = true, ["unsigned char"] = true }
 local WAYS = 4 -- alternatives of a condition that are told apart
 
+--- What is known of a value of one type that is stored as another: narrower ones are cut off, so only their own are kept.
+function M.converted(v, from, to)
+  local wide = to == "long" or to == "unsigned long" or to:sub(-1) == "*"
+  return (from == to or wide and (WHOLE[from] or from:sub(-1) == "*") and from ~= "unsigned") and v
+end
+
 function M.install(Exec)
   local evaluate, combine = {}, {}
 
@@ -106,7 +112,7 @@ function M.install(Exec)
     if x[2] == "=" then v, t = self:eval(x[4]) else v, t = self:eval { "bin", x[2]:sub(1, -2), x[3], x[4] } end
     local address, name = self:place(x[3])
     if address == nil and self.env[name] then
-      self.env[name] = { v = v, t = self.env[name].t }
+      self.env[name] = { v = M.converted(v, t, self.env[name].t), t = self.env[name].t }
     else
       self:touch(address, SIZE[name], x)
     end

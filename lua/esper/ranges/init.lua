@@ -104,7 +104,7 @@ end
 -- Operands and dimensions of a step, and a key that steps with the same proof share.
 function Proof:interface(step, values)
   local s, operands, dims = self.space, {}, {}
-  local key = { native.string(step.fn), s:key(self:dim(step.tiles)) }
+  local key = { native.string(step.fn), step.stream_count, s:key(self:dim(step.tiles)) }
   for i = 1, step.operand_count do
     operands[i] = values[step.operands[i - 1]]
     key[#key + 1] = s:key(operands[i].bytes)

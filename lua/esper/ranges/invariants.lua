@@ -8,6 +8,8 @@
 
 require("jit").off(true, true) -- see poly.lua
 
+local trees = require "esper.ranges.trees"
+
 local M = {}
 
 local ROUNDS, STEPS = 4, 120
@@ -119,7 +121,7 @@ function M.hold(exec, x, names, changes, known)
     local one = exec.env[name]
     if changes[name] == false and one.v and one.t == "long" then uneven[#uneven + 1] = name end
   end
-  if #uneven == 0 or exec:leaves(x[5]) then return end
+  if #uneven == 0 or trees.leaves(x[5]) then return end
   for _, name in ipairs(uneven) do
     local atom = s:atom(exec.level)
     s:sample(atom, exec.env[name].v) -- the first turn is as good as any

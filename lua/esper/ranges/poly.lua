@@ -5,8 +5,10 @@
 -- empty one (constants). Monomials are numbered per ring, so equal polynomials have equal keys.
 -- Invariant: coefficients are whole, not 0 and at most 2^53 in magnitude, so doubles hold them exactly; what would be larger is
 -- the error M.TOO_LARGE.
+-- The whole proof runs in LuaJIT's interpreter: compiled by LuaJIT 2.1.0-beta3 its results differed from run to run (seen), and a
+-- proof must not rest on that.
 
-require("jit").off(true, true) -- see poly.lua
+require("jit").off(true, true)
 local M = {}
 M.TOO_LARGE = "a coefficient exceeds 2^53"
 local LIMIT, PAIR = 2 ^ 53, 2 ^ 22 -- PAIR: a * PAIR + b tells a pair of monomials from every other

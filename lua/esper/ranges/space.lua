@@ -22,8 +22,13 @@ local Space = setmetatable({}, { __index = poly.Ring })
 Space.__index = Space
 
 function M.new()
-  local s = setmetatable({ count = 0, level = {}, base = {}, splits = {}, facts = {}, nonneg = {}, made = {}, interned = {}, taken = {},
-    given = {}, undo = {}, proved = {}, failed = {}, makes = {}, vague = {}, most = {}, alive = {}, seen = 0, later = {}, scopes = 0, steps = 0, total = 0, limit = math.huge }, Space)
+  local s = setmetatable({
+    count = 0, level = {}, base = {}, nonneg = {}, most = {},          -- atoms
+    facts = {}, splits = {}, makes = {}, interned = {}, made = {},      -- what is known of them
+    given = {}, undo = {}, proved = {}, failed = {}, taken = {}, scopes = 0, -- the present scope
+    vague = {}, alive = {}, later = {}, seen = 0,                       -- sample points (samples.lua)
+    steps = 0, total = 0, limit = math.huge,
+  }, Space)
   poly.init(s)
   s:open()
   return s
