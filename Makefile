@@ -71,8 +71,9 @@ $(BUILD)/libesper.a: $(OBJ) $(G)/tcc.o
 	ld -r -o $(BUILD)/obj/esper_all.o $^
 	objcopy --wildcard --keep-global-symbol='esper_*' --keep-global-symbol=luaopen_esper_native $(BUILD)/obj/esper_all.o
 	rm -f $@ && ar rcsD $@ $(BUILD)/obj/esper_all.o
+# nodelete: threads of a pool that the host has not released outlive a dlclose, and so must their code.
 $(BUILD)/libesper.so: $(OBJ) $(G)/tcc.o src/esper.map
-	$(CC) $(CFLAGS) -shared -Wl,-soname,libesper.so.$(MAJOR) -Wl,--version-script=src/esper.map -Wl,-z,defs -Wl,-z,now \
+	$(CC) $(CFLAGS) -shared -Wl,-soname,libesper.so.$(MAJOR) -Wl,--version-script=src/esper.map -Wl,-z,defs -Wl,-z,now -Wl,-z,nodelete \
 	  -o $@ $(OBJ) $(G)/tcc.o $(LIBS)
 	ln -sf libesper.so $(BUILD)/libesper.so.$(MAJOR)
 $(BUILD)/esper_native.so: $(BUILD)/libesper.so

@@ -1,23 +1,22 @@
 --- Contractions: linear and matmul, any strides, broadcast batch axes, bias and pointwise epilogue fused.
 --
 -- out[batch, m, n] = bias[n] + sum_k a[batch, m, k] b[batch, k, n]. The axes of the output but the last become one axis m,
--- along which b does not change, and the batch axes before it. Raw sums go to a stack buffer; the epilogue finishes
--- them from there, bias included. Two forms, written by contract_forms.lua, each a step of its own:
+-- along which b does not change, and the batch axes before it. A short epilogue, bias included, finishes sums in registers, any
+-- other from a stack buffer. Two forms, written by contract_forms.lua, each a step of its own:
 --   dots   inner products; a's and b's k steps are 1. For few rows, where it reads b once, as it lies and at the speed of
 --          memory, and for few columns. Packs nothing.
 --   tiles  register tiles, one row high for very few rows; reads a as it lies when its k step is 1, b when its n step is
 --          1. What lies otherwise is packed: b into panels as wide as a register tile, a piece of k at a time, for all rows
 --          of the tile while it is in L1.
--- While parameters are frozen, tiles read b from panels that a step of its own packed once; dots are for still fewer rows.
+-- While parameters are frozen, tiles read b from panels that a step of its own packed once, for any number of rows.
 -- Invariant: form and tiles follow from the shape alone; when that is known at run time only, the step of the other form has
 -- no tiles. A sum is taken in the order of its form, wherever it stands in a tile.
 
 local forms = require "kernels.contract_forms"
 
 -- Rows up to which dots are used with registers enough for 4 x 4 sums and operands, and with fewer; at least 4, and no more than
--- one per so many bytes of a row: tiles pay for packing, dots for adding up lanes. FEW_FROZEN: where b is in panels already.
+-- one per so many bytes of a row: tiles pay for packing, dots for adding up lanes.
 local FEW = { wide = { rows = 48, bytes = 32 }, narrow = { rows = 16, bytes = 64 } }
-local FEW_FROZEN = 20
 local NARROW, DEEP = 24, 64 -- up to so many columns, from so much depth on, dots waste less than tiles
 local NEVER = 2 ^ 40      -- more rows than there can be
 
@@ -72,7 +71,6 @@ local function describe(k, group)
   o.a_along_k, o.a_along_m = one(o.ak, o.k), one(o.am, o.m)
   o.b_along_k, o.b_along_n = one(o.bk, o.k), one(o.bn, o.n)
   o.whole = (D:value(o.k) or 1) % (2 * o.lanes) == 0
-  o.direct = k.stored and #(group.epilogue or {}) == 0 and (not o.bias or D:value(o.bias.strides[1]) == 1)
   if o.bias then -- as an operand over the output
     local strides = {}
     for axis = 1, #group.space do strides[axis] = D:const(0) end
@@ -104,15 +102,6 @@ local function keeps(k, o, few)
   return k:constant(o.b) and #o.batch == 0 and few ~= NEVER and not o.b_along_n
 end
 
--- The forms while parameters are frozen.
-local function emit_frozen(k, o, few)
-  local D, form = k.dims, forms.tile_form(k, o, false, true)
-  local many = more_than(D, o.m, math.min(few, FEW_FROZEN))
-  local panels = forms.panels(k, o, many, form)
-  if D:value(many) ~= 1 then forms.dots(k, o, D:sub(D:const(1), many), false, "frozen") end
-  if D:value(many) ~= 0 then forms.tiles(k, o, many, form, "panel tiles", "frozen", panels) end
-end
-
 -- The same as out' = b' a': rows and columns change places.
 local function transposed(o)
   local t = {}
@@ -136,7 +125,8 @@ local function emit(k, group)
   local few, when = few_rows(k, o), nil
   if few > 0 and few < NEVER then few = k:choice("contract_few", { few, math.floor(few / 2), 2 * few }) end
   if keeps(k, o, few) then
-    emit_frozen(k, o, few)
+    local form = forms.tile_form(k, o, false, true)
+    forms.tiles(k, o, D:const(1), form, "panel tiles", "frozen", forms.panels(k, o, form))
     when = "fluid"
   end
   local many = more_than(D, o.m, few)

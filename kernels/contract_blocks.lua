@@ -67,15 +67,24 @@ function Rows:advance(bytes)
   for group = 0, #self.bases do self.b:g_set(self.bases[group], self.b:g_addk(self.bases[group], bytes)) end
 end
 
---- (depth, a, a row step, tiles, b, b k step, out, out row step, again, start): out[m][n] = sum over depth of a[m][k] b[k][n]
--- for tiles * MR rows and NV * L columns; a's k is contiguous. again = 1 adds to what out holds, 0 starts anew: at 0, or
--- `from_row`: every row at the NV * L elements at `start`.
-function M.tile(mr, nv, from_row)
+--- (depth, a, a row step, tiles, b, b k step, b panel step, panels, out, out row step, again): out[m][n] = sum over depth of
+-- a[m][k] b[k][n] for tiles * MR rows and NV * L columns; a's k is contiguous. again = 1 adds to what out holds, 0 starts anew.
+--   how.ending   fn(b) of k:ending, in place of `out` and what follows; sums start anew
+--   how.deep     a tile takes long enough for what the ending needs to come from far
+--   how.across   `panels` tiles beside each other before the next rows; with an ending
+--   how.twin     half of the columns lie in the next panel
+--   how.next     the next panel comes near meanwhile: else the first tile would wait for memory, and the others leave it idle
+function M.tile(mr, nv, how)
   return function(b)
     local depth, a, b_first, b_step = b:arg(0), b:copy(b:arg(1)), b:arg(4), b:arg(5)
-    local out, out_step, again = b:copy(b:arg(6)), b:arg(7), b:arg(8)
     local steps, line = multiples(b, b:arg(2), mr), b.lanes * b.bytes
     local folds = line == 64 and mr > nv -- AVX-512 multiplies by an element in memory
+    local ending, panel, out, out_step, again = how.ending and how.ending(b), b:arg(6), nil, nil, nil
+    if not ending then out, out_step, again = b:copy(b:arg(8)), b:arg(9), b:arg(10) end
+    local function column_at(column, j)
+      if how.twin and j > nv / 2 then return b:loadx(column, panel, 1, (j - 1 - nv / 2) * line) end
+      return b:load(column, (j - 1) * line)
+    end
     local function each_sum(acc, body)
       local row = b:copy(out)
       for i = 1, mr do
@@ -84,27 +93,51 @@ function M.tile(mr, nv, from_row)
       end
       return row
     end
-    b:loop(b:arg(3), function()
+    local function one(first)
       local acc = {}
       for i = 1, mr do
         acc[i] = {}
-        for j = 1, nv do acc[i][j] = from_row and b:load(b:arg(9), (j - 1) * line) or b:splat(0) end
+        for j = 1, nv do acc[i][j] = b:splat(0) end
       end
-      b:loop(again, function()
-        each_sum(acc, function(row, sum, at) b:set(sum, b:load(row, at)) end)
-      end)
-      local rows, column = rows_at(b, a, steps, mr), b:copy(b_first)
+      if not ending then
+        b:loop(again, function()
+          each_sum(acc, function(row, sum, at) b:set(sum, b:load(row, at)) end)
+        end)
+      elseif how.deep then
+        ending.ask(mr, nv * line)
+      end
+      local rows, column = rows_at(b, a, steps, mr), b:copy(first)
       b:loop(depth, function()
         local v = {}
-        for j = 1, nv do v[j] = b:load(column, (j - 1) * line) end
+        for j = 1, nv do v[j] = column_at(column, j) end
         for i = 1, mr do
           local x = not folds and rows:bcast(i - 1)
           for j = 1, nv do b:set(acc[i][j], b:fma(x or rows:bcast(i - 1), v[j], acc[i][j])) end
         end
+        if how.next then
+          local there = b:g_add(column, panel)
+          for at = 0, nv * line - 1, 64 do b:prefetch(there, at) end
+        end
         rows:advance(b.bytes)
         b:g_set(column, b:g_add(column, b_step))
       end)
-      b:g_set(out, each_sum(acc, function(row, sum, at) b:store(row, sum, at) end))
+      if not ending then return b:g_set(out, each_sum(acc, function(row, sum, at) b:store(row, sum, at) end)) end
+      local values = {} -- of all rows before the first is stored: what is read may lie a multiple of 4 KiB from there
+      for i = 1, mr do values[i] = ending.compute(acc[i]) end
+      for i = 1, mr do ending.store(values[i]) end
+    end
+    b:loop(b:arg(3), function()
+      if how.across then
+        local first, panels = b:copy(b_first), b:arg(7)
+        b:loop(panels, function()
+          one(first)
+          b:g_set(first, b:g_add(first, panel))
+          ending.move(-mr, nv * line)
+        end)
+        ending.move(mr, -nv * line, panels)
+      else
+        one(b_first)
+      end
       b:g_set(a, b:g_add(a, b:g_mulk(steps[1], mr)))
     end)
   end

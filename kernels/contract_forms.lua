@@ -10,6 +10,9 @@ local M = {}
 
 local K_PIECE = 512       -- bytes along k that are packed at a time, at least
 local PANEL = 16 * 1024   -- bytes of a panel of b: half of the usual L1
+local DEEP = 64           -- of a tile, from where on memory can be asked for what its end needs
+local SHALLOW = 16        -- up to so much, a register tile takes no longer than what it reads and writes beside the operands
+local STACK = 55 * 1024   -- of all buffers of a tile
 local HIGHEST = 48        -- rows of a tile of dots; contract.lua asks for no more unless they are narrow
 M.SINGLE_ROWS = 3         -- of a tile of single rows
 M.TURNED = 16             -- columns of a transposed tile, at most
@@ -21,10 +24,14 @@ local function bytes_of(k, o, stride) return ("%s * %dL"):format(k:dim(stride), 
 local function step(k, o, active, label, height, width, body, when)
   local D = k.dims
   local across, down = D:ceildiv(o.n, width), D:ceildiv(o.m, height)
+  o.wide = (D:value(o.n) or 1) % width == 0 and width or nil
   k:step { tiles = D:mul(active, D:mul(k:product(o.batch), D:mul(down, across))), label = label, when = when }
   k:tiles(function(t)
-    k:line("long c0 = %s %% %s * %dL, rest = %s / %s;", t, k:dim(across), width, t, k:dim(across))
-    k:line("long m0 = rest %% %s * %dL, batch = rest / %s;", k:dim(down), height, k:dim(down))
+    local n0, m0 = { "c0", across, width }, { "m0", down, height }
+    local inner, outer = n0, m0
+    if k:choice("contract_order", { "across", "down" }) == "down" then inner, outer = m0, n0 end
+    k:line("long %s = %s %% %s * %dL, rest = %s / %s;", inner[1], t, k:dim(inner[2]), inner[3], t, k:dim(inner[2]))
+    k:line("long %s = rest %% %s * %dL, batch = rest / %s;", outer[1], k:dim(outer[2]), outer[3], k:dim(outer[2]))
     k:line("long m = %s - m0 < %dL ? %s - m0 : %dL;", k:dim(o.m), height, k:dim(o.m), height)
     k:line("long n = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(o.n), width, k:dim(o.n), width)
     k:line("long row = batch * %s + m0;", k:dim(o.m))
@@ -40,10 +47,10 @@ local function step(k, o, active, label, height, width, body, when)
   end)
 end
 
--- The epilogue of rows first .. m - 1 of the tile, from rows of raw sums `line` elements apart.
-local function finish(k, o, raw, line, first, plus)
-  k:epilogue_rows { row = first == "0" and "row" or ("row + %s"):format(first), rows = first == "0" and "m" or "m - " .. first,
-    column = "c0", n = "n", from = ("(char *)%s"):format(raw), from_step = ("%dL"):format(line * o.bytes), plus = plus }
+-- The epilogue of the tile, from rows of raw sums `line` elements apart.
+local function finish(k, o, raw, line)
+  k:epilogue_rows { row = "row", rows = "m", column = "c0", n = o.wide or "n", from = ("(char *)%s"):format(raw),
+    from_step = ("%dL"):format(line * o.bytes), plus = o.plus }
 end
 
 -- Columns of a tile of dots: so many that their rows of b are about 256 KiB, of 128 to 512 bytes.
@@ -98,13 +105,13 @@ function M.dots(k, o, active, narrow, when)
       rest("rows", "m - rows", "done", "1", "n - done")
     end
     k:close()
-    finish(k, o, raw, line, "0", o.plus)
+    finish(k, o, raw, line)
   end, when)
 end
 
 -- A form of tiles: register tile (rows, vectors of columns), tile (rows, columns), elements of k that are packed at a time.
 -- What is packed is packed once per tile, so the tile is long across it; all buffers together stay in 56 KiB. panels: b is
--- in panels already.
+-- in panels already. across: k is so short that memory decides: few rows, and all panels that the first-level cache holds.
 function M.tile_form(k, o, uneven_n, panels)
   local mr, nv = blocks.tile_shape(o.lanes, o.dtype)
   local panel = math.max(nv * o.lanes, 128 / o.bytes)
@@ -115,9 +122,24 @@ function M.tile_form(k, o, uneven_n, panels)
     heights, width = { 64, 32 }, 4 * panel
   end
   if o.a_along_k and o.bytes == 4 then piece = math.min(2 * piece, PANEL / (nv * o.lanes * o.bytes)) end
-  if panels and o.a_along_k then heights, piece = { 128, 256, 64 }, 4 * K_PIECE / o.bytes end
-  local height = k:choice(panels and "contract_panel_rows" or "contract_rows", heights)
-  return { mr = mr, nv = nv, height = math.floor(height / mr) * mr, width = width, piece = piece }
+  if panels and o.a_along_k then
+    heights, piece = nv * o.lanes * o.bytes < 128 and { 256, 128 } or { 128, 256, 64 }, 16 * K_PIECE / o.bytes
+  end
+  local depth, n = k.dims:value(o.k), k.dims:value(o.n)
+  if panels and o.a_along_k and depth and depth <= SHALLOW and n and n % (nv * o.lanes) == 0 then
+    local panels_near = math.min(n, 2048 / o.bytes, PANEL / (math.max(depth, 1) * o.bytes)) / (nv * o.lanes)
+    return { mr = mr, nv = nv, height = 24, width = math.floor(panels_near) * nv * o.lanes, piece = piece, across = true }
+  end
+  local name = panels and "contract_panel_" or "contract_"
+  local height = k:choice(name .. "rows", heights)
+  mr = k:choice(name .. "unroll", mr == 8 and { 8, 14, 12, 6 } or { mr, mr - 2 })
+  piece = k:choice(name .. "depth", { piece, piece / 2 })
+  if o.a_along_k then -- beside a panel of b
+    local left = STACK - (panels and 0 or piece * nv * o.lanes * o.bytes)
+    height = math.min(height, math.floor(left / (width * o.bytes)))
+  end
+  if not o.a_along_k or mr > 8 then height = math.floor(height / mr) * mr end
+  return { mr = mr, nv = nv, height = height, width = width, piece = piece }
 end
 
 function M.single_rows(o)
@@ -136,13 +158,10 @@ local function packing(k, o, along)
   return along and k:block(blocks.turn(), o.dtype, "contract turn") or k:block(blocks.copy(), o.dtype, "contract copy")
 end
 
--- Packs what of a is not read as it lies: all of it, or the rows below the last whole register tile.
+-- Packs a where its k step is not 1.
 local function pack_a(k, o, packed, line)
   local ak, am = bytes_of(k, o, o.ak), bytes_of(k, o, o.am)
-  if o.a_along_k then
-    k:line("if (whole < m)")
-    k:call(packing(k, o, false), { "m - whole", "depth", ("a_k + whole * %s"):format(am), am, ak, packed, line })
-  elseif o.a_along_m then
+  if o.a_along_m then
     k:call(packing(k, o, true), { "depth", "m", "a_k", ak, packed, line })
   else
     k:call(packing(k, o, false), { "m", "depth", "a_k", am, ak, packed, line })
@@ -150,12 +169,12 @@ local function pack_a(k, o, packed, line)
 end
 
 -- Panels of b, packed once: temporary and bytes of one, all of k deep and up to a whole number of lanes, which `turn` fills.
-function M.panels(k, o, active, form)
+function M.panels(k, o, form)
   local D, nr = k.dims, form.nv * o.lanes
   local line = D:mul(D:mul(D:ceildiv(o.k, o.lanes), D:const(o.lanes)), D:const(nr * o.bytes))
   local across = D:ceildiv(o.n, nr)
   local panels = { temp = k:temp(D:mul(across, line), true), bytes = line }
-  k:step { tiles = D:mul(active, across), label = "panels", when = "pack" }
+  k:step { tiles = across, label = "panels", when = "pack" }
   k:tiles(function(t)
     k:line("long j = %s * %dL, wide = %s - j < %dL ? %s - j : %dL;", t, nr, k:dim(o.n), nr, k:dim(o.n), nr)
     local bn, bk, step_out = bytes_of(k, o, o.bn), bytes_of(k, o, o.bk), nr * o.bytes .. "L"
@@ -185,20 +204,47 @@ local function place_b(k, o, form, panel, panels)
   k:close()
 end
 
--- The register tiles of one panel. t: form, packed = { rows of a packed, bytes from one to the next } or nil, to = C address
--- and byte step of the whole register tiles of a, rest = of the one below them (nil: follows them), start = C address or nil.
+-- Heights of the register tiles of a tile whose rows are read as they lie: full ones, then 4, 2 and 1. Each with C expressions: how
+-- many of them, and rows above them.
+local function heights(k, o, form)
+  local mr, known = form.mr, k.dims:value(o.m)
+  local function fit(by) return known and known % by == 0 and form.height % by == 0 end
+  k:line("long whole = m / %dL;", mr)
+  local list, above, size = { { mr, "whole", "0L" } }, ("(whole * %dL)"):format(mr), mr
+  if mr == 6 and not fit(6) then k:line("if (m % 6L / 2L == 1L && whole > 0) whole--;") end -- two of four rows take eight
+  for _, h in ipairs { 4, 2, 1 } do
+    if h < size and not fit(size) then
+      local count = k:name "count"
+      k:line("long %s = (m - %s) / %dL;", count, above, h)
+      list[#list + 1] = { h, count, above }
+      above, size = ("(%s + %s * %dL)"):format(above, count, h), h
+    end
+  end
+  return list
+end
+
+-- The register tiles of one panel. t: form, heights; packed = { rows of a packed, bytes from one to the next } where a is; sums = C
+-- address and byte step of the rows of sums, or ending = what finishes them in registers; panel = bytes from one to the next; twin: a
+-- tile is two panels, and too low register tiles to keep the multipliers busy take both at once; across: one call takes all.
 local function multiply(k, o, t, nv)
+  local function rows(height, count, first, from, step)
+    local twin = t.twin and height < 4
+    local words = { "depth", from, step, count, "b_j", "b_step", t.panel or "0", ("n / %dL"):format(nv * o.lanes) }
+    local how, key = { twin = twin, deep = t.deep, across = t.across, next = t.panel and not t.across and height >= 4 }, nil
+    if t.ending then
+      how.ending = t.ending:over("row + " .. first, "c0 + j", words)
+    else
+      key = ("contract tile %d %d %s %s"):format(height, nv, tostring(twin), tostring(how.next))
+      words[9], words[10], words[11] = ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0"
+    end
+    k:open(twin and "if (%s > 0 && j == 0)" or "if (%s > 0)", count)
+    k:call(k:block(blocks.tile(height, twin and 2 * nv or nv, how), o.dtype, key), words)
+    k:close()
+  end
   local mr = t.form.mr
-  local tile = k:block(blocks.tile(mr, nv, t.start), o.dtype, ("contract tile %d %d %s"):format(mr, nv, t.start and "row" or ""))
-  local function rows(count, from, step, to)
-    k:call(tile, { "depth", from, step, count, "b_j", "b_step", to[1], to[2], "k0 > 0", t.start })
-  end
-  if not o.a_along_k then return rows(("(m + %dL) / %dL"):format(mr - 1, mr), t.packed[1], t.packed[2], t.to) end
-  rows("whole / " .. mr .. "L", "a_k", bytes_of(k, o, o.am), t.to)
-  if t.packed then
-    k:line("if (whole < m)")
-    rows("1", t.packed[1], t.packed[2], t.rest or { ("%s + whole * %s"):format(t.to[1], t.to[2]), t.to[2] })
-  end
+  if t.packed then return rows(mr, ("(m + %dL) / %dL"):format(mr - 1, mr), "0L", t.packed[1], t.packed[2]) end
+  local am = bytes_of(k, o, o.am)
+  for _, h in ipairs(t.heights) do rows(h[1], h[2], h[3], ("a_k + %s * %s"):format(h[3], am), am) end
 end
 
 -- The tiles of one panel, with half a register tile when nothing is in the other half.
@@ -222,40 +268,38 @@ local function finish_turned(k, o, raw, form)
     from_step = form.height * o.bytes .. "L", plus = o.plus }
 end
 
---- Where nothing is left for the epilogue, one piece is all of k and register tiles fit, they go straight to the output, the
--- bias being what they start from, but for rows below the last whole one.
+--- Where one piece is all of k, register tiles fit and the epilogue is short, it is done in registers; else on rows of sums.
 function M.tiles(k, o, active, form, label, when, panels)
   local D, nr = k.dims, form.nv * o.lanes
-  local uneven_m = (D:value(o.m) or 1) % form.mr ~= 0
   local last = (D:value(o.n) or 1) % nr
-  local direct = o.direct and not form.turned and last == 0 and o.a_along_k and (D:value(o.k) or 1 / 0) <= form.piece
+  local fits = not form.turned and o.a_along_k and (last == 0 or form.nv == 2 and last == o.lanes)
+    and (D:value(o.k) or 1 / 0) <= form.piece
   local a_line = form.piece + 64 / o.bytes -- elements from row to row of packed a
   step(k, o, active, label, form.height, form.width, function()
-    local raw = (not direct or uneven_m) and k:buffer(o.dtype, (direct and form.mr or form.height) * form.width)
+    local t = { form = form, ending = fits and k:ending(o.plus) or nil, deep = (D:value(o.k) or 0) >= DEEP }
+    local raw = not t.ending and k:buffer(o.dtype, form.height * form.width)
     local panel = not panels and (not o.b_along_n or last > 0) and k:buffer(o.dtype, form.piece * nr)
-    local a_rows = not o.a_along_k and math.ceil(form.height / o.lanes) * o.lanes or uneven_m and form.mr
-    local t = { form = form, packed = a_rows and { k:buffer(o.dtype, a_rows * a_line), a_line * o.bytes .. "L" } }
-    local in_raw = raw and { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" }
-    t.to = in_raw
-    if direct then
-      t.to, t.rest = { "to", bytes_of(k, o, o.n) }, in_raw
-      t.start = o.bias and k:at(o.bias, { "c0 + j" })
+    if o.a_along_k then
+      t.heights = heights(k, o, form)
+    else
+      t.packed = { k:buffer(o.dtype, math.ceil(form.height / o.lanes) * o.lanes * a_line), a_line * o.bytes .. "L" }
     end
-    k:line("long whole = m / %dL * %dL;", form.mr, form.mr)
+    t.panel, t.across = panels and k:dim(panels.bytes), t.ending and form.across
+    t.twin = panels and o.wide and form.width == 2 * nr and not t.across
+    if raw then t.sums = { ("(char *)%s + j * %dL"):format(raw, o.bytes), form.width * o.bytes .. "L" } end
     k:open("for (long k0 = 0; k0 == 0 || k0 < %s; k0 += %dL)", k:dim(o.k), form.piece)
     k:line("long depth = %s - k0 < %dL ? %s - k0 : %dL;", k:dim(o.k), form.piece, k:dim(o.k), form.piece)
     k:line("char *a_k = a_at + k0 * %s, *b_k = b_at + k0 * %s;", bytes_of(k, o, o.ak), bytes_of(k, o, o.bk))
     if t.packed then pack_a(k, o, t.packed[1], t.packed[2]) end
-    k:open("for (long j = 0; j < n; j += %dL)", nr)
+    k:open("for (long j = 0; j < n; j += %s)", t.across and "n" or nr .. "L")
     place_b(k, o, form, panel, panels)
-    if direct then k:line("char *to = %s + (row * %s + c0 + j) * %dL;", k:write(o.id), k:dim(o.n), o.bytes) end
     panel_tiles(k, o, t, last)
     k:close()
     k:close()
     if form.turned then
       finish_turned(k, o, raw, form)
     elseif raw then
-      finish(k, o, raw, form.width, direct and "whole" or "0", not direct and o.plus or nil)
+      finish(k, o, raw, form.width)
     end
   end, when)
 end

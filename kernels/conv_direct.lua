@@ -34,18 +34,22 @@ end
 local function cut(k, c, p)
   local D, strip = k.dims, p.wide * k:lanes(c.dtype)
   local capacity = math.min(2 * PIXELS, math.floor(RAW_BYTES / k:bytes(c.dtype) / p.rows))
-  local columns = math.max(strip, math.floor(math.min(PIXELS, capacity) / strip) * strip)
+  local pixels = k:choice("conv_tile", { PIXELS, PIXELS / 2 })
+  local columns = math.max(strip, math.floor(math.min(pixels, capacity) / strip) * strip)
   local height, width = D:value(c.out[1]), D:value(c.out[2])
-  local lines = width and width > 0 and math.max(1, math.ceil(PIXELS / 2 / width)) or LINES
+  local lines = width and width > 0 and math.max(1, math.ceil(pixels / 2 / width)) or LINES * pixels / PIXELS
   if height and height > 0 then lines = math.ceil(height / math.ceil(height / lines)) end
   return lines, columns, math.max(capacity, strip)
 end
 
 -- C locals of tile t: block, group, sample; first line and column (r0, c0), how many (lines, columns), valid channels.
 local function decode(k, c, p, s)
-  k:line("long block = t %% %dL, rest = t / %dL;", p.blocks, p.blocks)
+  local block = ("long block = rest %% %dL; rest /= %dL;"):format(p.blocks, p.blocks)
+  local channels = k:choice("conv_order", { "channels", "pixels" }) == "channels" -- what neighbouring tiles differ in
+  k:line("long rest = t;%s", channels and " " .. block or "")
   k:line("long c0 = rest %% %s * %dL; rest /= %s;", k:dim(s.column_parts), s.columns, k:dim(s.column_parts))
   k:line("long r0 = rest %% %s * %dL; rest /= %s;", k:dim(s.line_parts), s.lines, k:dim(s.line_parts))
+  if not channels then k:line("%s", block) end
   k:line("long group = rest %% %dL, sample = rest / %dL;", c.groups, c.groups)
   k:line("long lines = %s - r0 < %dL ? %s - r0 : %dL;", k:dim(c.out[1]), s.lines, k:dim(c.out[1]), s.lines)
   k:line("long columns = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(c.out[2]), s.columns, k:dim(c.out[2]), s.columns)
@@ -97,34 +101,10 @@ local function compute(k, c, l, p, s, target, raw)
   k:close()
 end
 
--- The step before: panels of weights and, where x is not read in place, its copy. Panels that are kept have a step of
--- their own.
-local function prepare(k, panels, copied)
-  local D = k.dims
-  if panels.kept then
-    k:step { tiles = D:const(panels.tiles), label = "weights", when = "prepare" }
-    k:tiles(panels.body)
-    if not copied then return end
-    k:step { tiles = copied.tiles, label = "padding" }
-    return k:tiles(copied.body)
-  end
-  k:step { tiles = copied and D:add(D:const(panels.tiles), copied.tiles) or D:const(panels.tiles), label = "weights, padding" }
-  k:tiles(function(t)
-    if not copied then return panels.body(t) end
-    k:open("if (%s < %dL)", t, panels.tiles)
-    panels.body(t)
-    k:close()
-    k:open("else")
-    k:line("long u = %s - %dL;", t, panels.tiles)
-    copied.body("u")
-    k:close()
-  end)
-end
-
 --- Writes the steps. l: conv_form.lua's layout.
 function M.emit(k, c, l)
   local D, p = k.dims, tiles.of(k, c, l)
-  prepare(k, weights.part(k, c, p), copy.part(k, c, l))
+  weights.steps(k, weights.part(k, c, p), copy.part(k, c, l))
   local s = { wide = p.wide, lanes = k:lanes(c.dtype), width = c.out[2], plane = D:mul(c.out[1], c.out[2]) }
   s.strip = s.wide * s.lanes
   s.lines, s.columns, s.capacity = cut(k, c, p)

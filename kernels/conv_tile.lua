@@ -32,7 +32,9 @@ function M.of(k, c, l)
   local tile = TILE[k.isa]
   local rows = k:choice("conv_rows", row_choices(c.each, tile))
   local wide = math.max(1, math.floor((tile.room - 1) / (rows + 1)))
+  local most = wide
   while wide > 2 and rows * (wide - 1) >= SUMS do wide = wide - 1 end
+  wide = k:choice("conv_unroll", most > wide and { wide, most } or { wide })
   local first = l.loops[1]
   local short = first and first.taps == 1 and not first.phases and first.n <= tile.written
   if short then first.written = k.dims:value(first.step) end

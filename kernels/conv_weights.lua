@@ -103,4 +103,28 @@ function M.part(k, c, p)
   end }
 end
 
+--- Writes the step before the sums: panels of weights and, where x is not read in place (copied: conv_copy.lua), its copy.
+-- Panels that are kept have a step of their own.
+function M.steps(k, panels, copied)
+  local D = k.dims
+  if panels.kept then
+    k:step { tiles = D:const(panels.tiles), label = "weights", when = "prepare" }
+    k:tiles(panels.body)
+    if not copied then return end
+    k:step { tiles = copied.tiles, label = "padding" }
+    return k:tiles(copied.body)
+  end
+  k:step { tiles = copied and D:add(D:const(panels.tiles), copied.tiles) or D:const(panels.tiles), label = "weights, padding" }
+  k:tiles(function(t)
+    if not copied then return panels.body(t) end
+    k:open("if (%s < %dL)", t, panels.tiles)
+    panels.body(t)
+    k:close()
+    k:open("else")
+    k:line("long u = %s - %dL;", t, panels.tiles)
+    copied.body("u")
+    k:close()
+  end)
+end
+
 return M

@@ -4,6 +4,7 @@
 -- recomputed in every pass. Where the reduced axis is not the last one, neighbouring rows are taken side by side.
 local chain = require "esper.emit_chain"
 local fold = require "esper.emit_fold"
+local stream = require "esper.emit_stream"
 local vecmath = require "esper.vecmath"
 
 -- ---- the five ops: statistics and formula ----
@@ -12,6 +13,7 @@ local function plain(_, x) return x end
 local function above(b, x, y) return vecmath.weight(b, b:sub(x, y)) end
 local function distance(b, x, mean) return b:sub(x, mean) end
 local function reciprocal(b, sum) return b:div(b:splat(1), sum) end
+local function logarithm(b, sum) return vecmath.log(b, b:mul(sum, b:splat(vecmath.weight_unit(b)))) end
 
 local function spread(eps)
   return function(b, sum, count) return vecmath.rsqrt(b, b:add(fold.mean(b, sum, count), b:splat(eps))) end
@@ -34,7 +36,7 @@ local OP = {
       function(b, stats, x) return b:mul(x, stats[2]) end
   end,
   log_softmax = function()
-    return { { kind = "peak", value = plain }, { kind = "sum", value = above, finish = vecmath.log, price = EXP } },
+    return { { kind = "peak", value = plain }, { kind = "sum", value = above, finish = logarithm, price = EXP } },
       function(b, stats, x) return b:sub(b:sub(x, stats[1]), stats[2]) end
   end,
   layer_norm = function(eps)
@@ -110,7 +112,7 @@ local function append(list, more)
 end
 
 -- The group as a fold over kept positions start .. start + n - 1.
-local function emit(k, l, start, n)
+local function emit(k, l, start, n, far)
   local group, id = k.group, k.group.anchor
   local args, rank, op = group.args[id], #k.graph:shape(id), k.graph:op(id)
   local stats, formula = OP[op](op:find "norm" and k.graph:attr(id, "eps"))
@@ -123,7 +125,7 @@ local function emit(k, l, start, n)
   local input = plan.inputs[id][1]
   plan.inputs[id] = { unpack(plan.inputs[id], 2) } -- the value comes from the fold
   fold.run(k, {
-    space = l.space, kept = l.kept, reduced = l.reduced, sideways = k.dims:value(l.behind) ~= 1, start = start, n = n,
+    space = l.space, kept = l.kept, reduced = l.reduced, far = far, sideways = k.dims:value(l.behind) ~= 1, start = start, n = n,
     plan = plan, front = group.prologue, inputs = { input }, terms = k:product(fold.pick(l.space, l.reduced)), stats = stats,
     nodes = append({ id }, group.epilogue), stores = group.outputs,
     write = function(found, x)
@@ -133,21 +135,24 @@ local function emit(k, l, start, n)
 end
 
 local WORK = 16384                 -- elements of a tile, about
+local LONG = 2048                  -- elements of a row that may go past the caches: its write is a loop of its own
 local LONGEST, UNKNOWN = 1024, 32  -- rows of a tile: at most, and when their length is a symbol
 
 local function rows_per_tile(k, length)
-  local known = k.dims:value(length)
-  return known and math.max(1, math.min(LONGEST, math.floor(WORK / math.max(known, 1)))) or UNKNOWN
+  local known, work = k.dims:value(length), k:choice("norm_tile", { WORK, WORK / 4, 4 * WORK })
+  return known and math.max(1, math.min(LONGEST, math.floor(work / math.max(known, 1)))) or UNKNOWN
 end
 
 -- Rows in their order.
 local function emit_rows(k, l)
   local rows = k:product(fold.pick(l.space, l.kept))
-  local size = rows_per_tile(k, k:product(fold.pick(l.space, l.reduced)))
+  local length = k:product(fold.pick(l.space, l.reduced))
+  local size, known = rows_per_tile(k, length), k.dims:value(length)
   k:step{ tiles = k:ceildiv(rows, size) }
+  local far = known and known >= LONG and stream.flag(k, k.dims:mul(rows, length), known) or nil
   k:tiles(function(t)
     local start, n = k:range(t, size, rows)
-    emit(k, l, start, n)
+    emit(k, l, start, n, far)
   end)
 end
 

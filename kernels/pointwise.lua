@@ -4,12 +4,14 @@
 -- the next vector meanwhile.
 local chain = require "esper.emit_chain"
 local nodes = require "esper.vecmath_nodes"
+local stream = require "esper.emit_stream"
 local turn = require "esper.emit_turn"
 
 local TILE = 16384 -- elements of a tile, about: some 64 KiB an operand, small beside a second-level cache
 local NEAR = 2048  -- the same where a tile is visited again: source and result within 32 KiB
 local LONG = 60    -- instructions of a chain from which on it is cut
 local LINK = 15    -- of a link, at least
+local CHEAP = 40   -- up to which the memory is what a chain waits for
 
 -- The last axes that a tile takes whole, as a number of elements: 1 when the last extent is a symbol or large.
 local function whole_rows(k, space, most)
@@ -51,20 +53,28 @@ local function emit_link(k, group, link, first, start, n, unit)
     custom = { [out] = { inputs = { from }, compute = compute } } })
 end
 
+local function price(k, group)
+  local sum = 0
+  for _, id in ipairs(group.epilogue) do sum = sum + nodes.cost(k.graph:op(id)) end
+  return sum
+end
+
 return {
   name = "pointwise",
   emit = function(k, group)
     if turn.emit(k, group) then return end
     local list = links(k, group)
-    local most = list and NEAR or TILE
+    if list and k:choice("pointwise_chain", { "linked", "whole" }) == "whole" then list = nil end
+    local most = k:choice("pointwise_tile", list and { NEAR, NEAR / 2, 2 * NEAR } or { TILE, TILE / 4, 4 * TILE })
     local count, unit = k:product(group.space), whole_rows(k, group.space, most)
     local tile = math.floor(most / unit) * unit
     k:step{ tiles = k:ceildiv(count, tile) }
+    local far = not list and price(k, group) <= CHEAP and stream.flag(k, count, tile) or nil
     k:tiles(function(t)
       local start, n = k:range(t, tile, count)
       for i, link in ipairs(list or {}) do emit_link(k, group, link, i == 1, start, n, unit) end
       if not list then
-        chain.eval(k, group.space, start, n, { nodes = group.epilogue, stores = group.outputs, unit = unit })
+        chain.eval(k, group.space, start, n, { nodes = group.epilogue, stores = group.outputs, unit = unit, far = far })
       end
     end)
   end,

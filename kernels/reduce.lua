@@ -88,7 +88,8 @@ end
 
 local function emit_whole(k, group, r)
   local size = r.sideways and LONGEST or UNKNOWN
-  if r.known then size = math.max(1, math.min(LONGEST, math.floor((r.sideways and PIECE or WORK) / math.max(r.known, 1)))) end
+  local work = k:choice("reduce_tile", r.sideways and { PIECE, PIECE / 4 } or { WORK, WORK / 4, 4 * WORK })
+  if r.known then size = math.max(1, math.min(LONGEST, math.floor(work / math.max(r.known, 1)))) end
   k:step{ tiles = k:ceildiv(r.outputs, size) }
   k:tiles(function(t)
     local start, n = k:range(t, size, r.outputs)

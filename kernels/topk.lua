@@ -2,11 +2,15 @@
 -- largest, equal values keep index order.
 --
 -- Up to SMALL values a lane of a vector is a line: every element passes down the k registers of the list and what it
--- displaces goes on in its place. A tile is LINES lines. Beyond, a tile is one line and its list lies where results go
+-- displaces goes on in its place. A tile is LINES lines. Those that lie along the axis are turned, and taken as finite numbers,
+-- which one comparison orders; when some are not, a second time. Beyond, a tile is one line and its list lies where results go
 -- (values also in a temporary when only positions are wanted), so k has no limit but the axis.
+
+local contract = require "kernels.contract_blocks"
 
 local SMALL = 8
 local LINES = 32
+local TURNED = 32 * 1024 -- bytes of a tile of lines that are turned, at most
 
 local function drop(list, axis)
   local out = {}
@@ -15,12 +19,13 @@ local function drop(list, axis)
 end
 
 -- One element of every lane into the sorted lists v (and p: positions, none of them yet < 0). At equal values the element
--- is the later one, so it stays behind; what is displaced goes before all that follows.
-local function insert(b, v, p, e, at)
-  local nan, taken, none = b:ne(e, e), nil, b:isplat(0)
+-- is the later one, so it stays behind; what is displaced goes before all that follows. finite: they all are.
+local function insert(b, v, p, e, at, finite)
+  local nan, taken, none = not finite and b:ne(e, e), nil, b:isplat(0)
   for m = 1, #v do
-    local before = b:m_or(b:lt(v[m], e), b:m_and(nan, b:eq(v[m], v[m])))
-    if p then before = b:m_or(before, b:ilt(p[m], none)) end
+    local before = b:lt(v[m], e)
+    if not finite then before = b:m_or(before, b:m_and(nan, b:eq(v[m], v[m]))) end
+    if p and not finite then before = b:m_or(before, b:ilt(p[m], none)) end
     taken = taken and b:m_or(taken, before) or before
     local here, on = b:select(taken, e, v[m]), b:select(taken, v[m], e)
     b:set(v[m], here)
@@ -35,8 +40,10 @@ end
 
 -- words: lines, extent of the axis, x, x step from line to line, x step along the axis, out, out step from line to line,
 -- out step along the axis (bytes). Results: values to out, or positions to out as integers of the element's width.
-local function lanes_block(keep, positions, unit)
+-- finite: one word more, of an element that becomes 0 when all were, else NaN and the results are worth nothing.
+local function lanes_block(keep, positions, unit, finite)
   return function(b)
+    local zeros = finite and b:splat(0)
     local extent, x, step, along, out = b:arg(1), b:arg(2), b:arg(3), b:arg(4), b:arg(5)
     local out_step, out_along = b:arg(6), b:arg(7)
     b:each(b:arg(0), { { x, step = step }, { out, step = out_step } }, function(mask)
@@ -47,7 +54,9 @@ local function lanes_block(keep, positions, unit)
       end
       if p then at = b:isplat(0) end
       b:loop(extent, function()
-        insert(b, v, p, unit and b:load(from, 0, mask) or b:loads(from, step, 0, mask), at)
+        local e = unit and b:load(from, 0, mask) or b:loads(from, step, 0, mask)
+        insert(b, v, p, e, at, finite)
+        if finite then b:set(zeros, b:fma(e, b:splat(0), zeros)) end
         b:g_set(from, b:g_add(from, along))
         if p then b:set(at, b:iadd(at, b:isplat(1))) end
       end)
@@ -56,6 +65,7 @@ local function lanes_block(keep, positions, unit)
         if m < keep then b:g_set(to, b:g_add(to, out_along)) end
       end
     end)
+    if finite then b:store1(b:arg(8), b:hadd(zeros)) end
   end
 end
 
@@ -77,12 +87,18 @@ local function by_lanes(k, t)
   local along, out_lead = drop(t.x.strides, axis), drop(t.strides, axis)
   local _, lists = k:collapse(t.lines, { along, out_lead })
   local unit = D:value(lists[1][#lists[1]]) == 1
-  local name = ("topk %d %s %s"):format(t.keep, tostring(t.positions), tostring(unit))
-  local block = k:block(lanes_block(t.keep, t.positions, unit), dtype, name)
+  local depth, lanes = D:value(t.extent), k:lanes(dtype)
+  local turned = not unit and lanes > 1 and D:value(t.x.strides[axis]) == 1 and depth and depth * LINES * bytes <= TURNED
+  local function block(direct, finite)
+    local name = ("topk %d %s %s %s"):format(t.keep, tostring(t.positions), tostring(direct), tostring(finite))
+    return k:block(lanes_block(t.keep, t.positions, direct, finite), dtype, name)
+  end
   local total = k:product(t.lines)
   k:step { tiles = D:ceildiv(total, LINES), label = "lines" }
   local result = t.temp and k:ptr(t.temp) or k:write(t.id)
   local narrow = t.positions and k:buffer(integer, LINES * t.keep) -- [line][keep]
+  local across = turned and k:buffer(dtype, math.ceil(depth / lanes) * lanes * LINES) -- [along the axis][line]
+  local finite = turned and k:buffer(dtype, 1)
   k:tiles(function(tile)
     local first, count = k:range(tile, LINES, total)
     k:walk {
@@ -93,8 +109,19 @@ local function by_lanes(k, t)
       },
       body = function(w)
         local function size(d) return ("%s * %dL"):format(k:dim(d), bytes) end
-        k:call(block, { w.n, k:dim(t.extent), w[1].ptr, size(w[1].step), size(t.x.strides[axis]), narrow or w[2].ptr,
-          narrow and t.keep * bytes or size(w[2].step), narrow and bytes or size(t.strides[axis]) })
+        local function sort(name, from, step, along)
+          k:call(name, { w.n, k:dim(t.extent), from, step, along, narrow or w[2].ptr,
+            narrow and t.keep * bytes or size(w[2].step), narrow and bytes or size(t.strides[axis]), finite or "0" })
+        end
+        if turned then
+          local turn = k:block(contract.turn(), dtype, "contract turn")
+          k:call(turn, { w.n, k:dim(t.extent), w[1].ptr, size(w[1].step), across, LINES * bytes })
+          sort(block(true, true), across, bytes, LINES * bytes)
+          k:line("if (%s[0] != 0)", finite)
+          sort(block(true, false), across, bytes, LINES * bytes)
+        else
+          sort(block(unit, false), w[1].ptr, size(w[1].step), size(t.x.strides[axis]))
+        end
         if not narrow then return end
         k:open("for (long i = 0; i < %s; i++)", w.n)
         k:line("%s *to = %s + i * %s;", k:ctype(t.dtype), k:raw(w[2].ptr, t.dtype), k:dim(w[2].step))

@@ -134,6 +134,35 @@ local function some_lines(b, win, w, rows, x, out)
   end)
 end
 
+-- Elements of the last vector of a line of pairs: masks of its results, and of the two vectors they come from.
+local function pair_masks(b, w)
+  w.full = b:g_shrk(w.columns, math.log(b.lanes, 2))
+  local left = b:g_sub(w.columns, b:g_mulk(w.full, b.lanes))
+  w.tail = { b:m_tail(left), b:m_tail(b:g_add(left, left)), b:m_tail(b:g_addk(b:g_add(left, left), -b.lanes)) }
+  w.partial = b:g_shrk(b:g_addk(left, b.lanes - 1), math.log(b.lanes, 2))
+end
+
+-- A line of windows of two columns, in place: window lines first, in whole vectors, then even with odd elements.
+local function pair_line(b, win, w, x, out)
+  local at, to, vector = b:copy(x), b:copy(out), b.lanes * b.bytes
+  local function one(masks)
+    local low, high, line = win.op.start(b, w), win.op.start(b, w), win.tap[1] > 1 and b:copy(at) or at
+    for kh = 1, win.tap[1] do
+      low = win.op.tap(b, low, b:load(line, 0, masks[2]))
+      high = win.op.tap(b, high, b:load(line, vector, masks[3]))
+      if kh < win.tap[1] then b:g_set(line, b:g_add(line, win.dilation[1] == 1 and w.pitch or b:g_mulk(w.pitch, win.dilation[1]))) end
+    end
+    local even, odd = b:unzip(low, high)
+    b:store(to, win.op.finish(b, win.op.tap(b, even, odd)), 0, masks[1])
+  end
+  b:loop(w.full, function()
+    one {}
+    b:g_set(at, b:g_addk(at, 2 * vector))
+    b:g_set(to, b:g_addk(to, vector))
+  end)
+  b:loop(w.partial, function() one(w.tail) end)
+end
+
 local WORDS = { "planes", "columns", "groups", "rest", "x", "pitch", "group_step", "line_step", "plane_step", "out", "out_line",
   "out_group", "out_plane", "taps", "taps_step", "bias", "bias_step" }
 
@@ -144,7 +173,7 @@ local function one_plane(b, win, w, x, out)
   end
   local function run(count, rows, step, out_step)
     b:loop(count, function()
-      some_lines(b, win, w, rows, line, to)
+      if win.paired then pair_line(b, win, w, line, to) else some_lines(b, win, w, rows, line, to) end
       b:g_set(line, b:g_add(line, step))
       b:g_set(to, b:g_add(to, out_step))
     end)
@@ -160,6 +189,7 @@ local function window_block(k, win)
       if i <= 13 or win.weights then w[name] = b:arg(i - 1) end
     end
     k:note(b, k.group.anchor)
+    if win.paired then pair_masks(b, w) end
     local moved = { x = "plane_step", out = "out_plane" }
     if win.weights then moved.taps, moved.bias = "taps_step", "bias_step" end
     for name in pairs(moved) do w[name] = b:copy(w[name]) end
@@ -183,7 +213,7 @@ function M.plan(k, win)
   local written = win.looped and win.tap[1] or taps
   if written > MOST then return false end
   local single = k.dims:value(win.out[1]) == 1
-  win.rows = single and 1 or (win.stride[1] > 1 or written > HELD) and 2 or 4
+  win.rows = (single or win.paired) and 1 or (win.stride[1] > 1 or written > HELD) and 2 or 4
   return true
 end
 
@@ -219,13 +249,14 @@ local function pass(k, win, s)
     planes = "m_planes", lines = "m_lines", columns = "columns", width = win.out[2], plane = s.plane })
 end
 
---- The step that computes all windows; after M.plan has said yes.
-function M.emit(k, win)
+--- The step that computes all windows; after M.plan has said yes. above: it does nothing for lines of up to so many columns.
+function M.emit(k, win, above)
   local s = { target = planes.target(k), plane = k.dims:mul(win.out[1], win.out[2]) }
   s.column_parts, s.line_parts = k:ceildiv(win.out[2], win.most), k:ceildiv(win.out[1], LINES)
   s.plane_parts = k:ceildiv(win.planes, PLANES)
   s.block = k:block(window_block(k, win), win.dtype)
   k:step { tiles = k:product { win.samples, s.plane_parts, s.line_parts, s.column_parts } }
+  if above then k:line("if (%s <= %dL) return;", k:dim(win.out[2]), above) end
   s.blocks = patch.blocks(k, win)
   local room = math.floor(RAW_BYTES / k:bytes(win.dtype))
   s.raw = not s.target and k:buffer(win.dtype, room)

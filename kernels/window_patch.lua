@@ -2,7 +2,7 @@
 -- filled in, columns taken apart where they are strided. Used by window.lua, which computes from it.
 --
 -- Ways a line of x lies in the patch, `parts` stretches of `pitch` elements:
---   in place  no patch: x itself, where nothing is padded and columns lie side by side
+--   in place  no patch: x itself, where nothing is padded and columns lie side by side, or two and two in windows of two
 --   rows      one, the columns themselves
 --   pairs     two, even and odd columns counted from the first window's first (column stride 2)
 --   columns   one per window column, gathered
@@ -20,11 +20,14 @@ local function overhang(win)
   return win.way == "columns" and 0 or (win.tap[2] - 1) * win.dilation[2]
 end
 
---- Sets win.way, win.parts, win.capacity (elements), win.most (columns of a tile); false when not one line fits.
+--- Sets win.way, win.paired (columns are two and two, in place), win.parts, win.capacity (elements), win.most (columns of a
+-- tile); false when not one line fits.
 function M.plan(k, win)
   local plain = k.dims:value(win.xs[4]) == 1
-  if win.stride[2] == 1 then
-    win.way = plain and win.pad[1] + win.pad[2] == 0 and "in place" or "rows"
+  local inside = plain and win.pad[1] + win.pad[2] == 0
+  win.paired = inside and win.stride[2] == 2 and win.tap[2] == 2 and win.dilation[2] == 1 and not win.weights
+  if win.stride[2] == 1 or win.paired then
+    win.way = inside and "in place" or "rows"
   else
     win.way = plain and win.stride[2] == 2 and win.dilation[2] == 1 and "pairs" or "columns"
   end

@@ -95,6 +95,15 @@ describe("the suite", function()
     end
   end)
 
+  it("has cases whose workspace is at most half of all intermediate values", function()
+    for _, case in ipairs(suite.cases "suite") do
+      local side = assert(sides.esper(case, { compiles = 1 }))
+      -- but where there is only one of some size: the logits of a router
+      local most = case.name:find "router" and 1 or 0.5
+      assert.is_true(side.workspace <= most * side.naive, case.name)
+    end
+  end)
+
   it("refuses sizes that do not exist", function()
     local case = suite.case("transformer/mlp", { size = { widht = 3 } })
     local side, why = sides.esper(case, { compiles = 1 })

@@ -122,6 +122,33 @@ describe("blueprint", function()
     assert.equal(3, params.count:get(1))
   end)
 
+  it("runs on nothing but tensors of the right name, dtype and shape", function()
+    local k = compiled({ input = { x = { "batch", 4 } }, build = function(g, x) return { y = x + g.buffer("count", { 4 }) } end }, {})
+    local x, wide = tensor.randn { 2, 4 }, tensor.randn { 2, 4, 4 }
+    local function refused(status, words, given, options)
+      if type(options) == "table" then options.unproved = true end
+      local out, why, code = k:run(given, options)
+      assert.is_nil(out)
+      assert.equal(status, code)
+      assert.truthy(why:find(words, 1, true), why)
+    end
+    refused("EARG", "inputs are missing", nil, {})
+    refused("EARG", "options are number", { x = x }, 3)
+    refused("ENAME", "input 'x' is missing", {}, {})
+    refused("ENAME", "no input 'z'", { x = x, z = x }, {})
+    refused("EDTYPE", "input 'x' is f64", { x = tensor.randn({ 2, 4 }, 1, "f64") }, {})
+    refused("ESHAPE", "expected 2 axes", { x = wide }, {})
+    refused("EARG", "params is number", { x = x }, { params = 7 })
+    refused("ENAME", "buffer 'count' of", { x = x }, { params = {} })
+    refused("EDTYPE", "but buffer 'count'", { x = x }, { params = { count = tensor.randn({ 4 }, 1, "f64") } })
+    refused("ESHAPE", "f32[3], but buffer 'count'", { x = x }, { params = { count = tensor.randn { 3 } } })
+    assert.truthy(k:run({ x = x }, { params = { count = tensor.randn { 4 } }, unproved = true }))
+    for _, shape in ipairs { false, -1, 0.5, 0 / 0 } do
+      assert.has_error(function() tensor.new("f32", shape and { 2, shape }) end)
+    end
+    assert.equal("EARG", select(3, tensor.load(5)))
+  end)
+
   it("draws parameters from seed and name alone", function()
     local body = { input = { x = { "batch", 8 } }, build = function(g, x) return { y = g.linear(g.linear(x, 8, { name = "a" }), 8, { name = "b" }) } end }
     local k = compiled(body)

@@ -1,6 +1,9 @@
 -- What is too large is refused with a status and a place, never computed wrongly; what is only large works.
+local compile = require "esper.compile"
+local kernel = require "esper.kernel"
 local native = require "esper.native"
 local one = require "support.one_graph"
+local tensor = require "esper.tensor"
 local C = native.C
 
 local HUGE = [[
@@ -142,5 +145,39 @@ update "m" %6
     local grown = tonumber(C.es_memory_live()) - before
     print(("changing_shapes 0 1000 0 %d_blocks"):format(grown))
     assert.is_true(grown <= 4, grown .. " blocks more than before") -- leaves of the last round may still be held
+  end)
+
+  it("give ENOMEM wherever memory runs out in a compile and a run, keep nothing and work again", function()
+    local source, x = "transformer/lora", tensor.randn { 1, 2, 384 }
+    local function tour()
+      local made, why, status = compile.compile(source, { mode = "eval" })
+      if not made then return nil, why, status end
+      local k = kernel.wrap(made)
+      return k:run({ x = x }, { unproved = true })
+    end
+    local function live()
+      for _ = 1, 4 do collectgarbage() end
+      return tonumber(C.es_memory_live())
+    end
+    local function every(from)
+      local succeeded, n = 0, from
+      while succeeded < 3 do -- past the last allocation
+        C.es_memory_fail_at(n)
+        local caught, out, why, status = pcall(tour)
+        C.es_memory_fail_at(0)
+        succeeded = caught and out and succeeded + 1 or 0
+        if not (caught and out) then
+          assert.truthy(caught and status == "ENOMEM" or tostring(out):find "memory", ("allocation %d: %s %s"):format(n, tostring(status), tostring(why or out)))
+        end
+        n = n + 7
+      end
+      return n
+    end
+    assert.truthy(tour())
+    local last, before = every(1), live()
+    assert.truthy(last > 300, last)
+    every(4)
+    assert.truthy(live() <= before + 8) -- LuaJIT may keep a few objects alive in its traces
+    assert.truthy(tour())
   end)
 end)

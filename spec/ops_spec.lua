@@ -191,6 +191,27 @@ output "y" %4]] },
 %6 = conv2d %5 %1 pad=1,1 stride=2,2 groups=11
 %7 = tanh %6
 output "y" %7]] },
+  { "convolution with lanes along channels, any width", { n = 2, h = 21, w = 233, v = 9 }, [[%0 = input "x" f32[n, 16, h, w]
+%1 = input "k" f32[31, 16, 3, 3]
+%2 = conv2d %0 %1 pad=1,1
+%3 = relu %2
+%4 = input "z" f32[n, 32, v, v]
+%5 = input "l" f32[64, 16, 5, 3]
+%6 = input "b" f32[64]
+%7 = conv2d %4 %5 %6 stride=2,2 pad=4,3 dilation=2,1 groups=2
+%8 = input "m" f32[47, 64, 2, 2]
+%9 = conv2d %7 %8
+output "y" %3
+output "z" %9]] },
+  { "depthwise convolutions with lanes along channels", { n = 2, h = 23, w = 61 }, [[%0 = input "x" f32[n, 31, h, w]
+%1 = input "k" f32[31, 1, 5, 3]
+%2 = conv2d %0 %1 stride=2,2 pad=2,5 groups=31
+%3 = input "z" f32[n, 32, h, 7]
+%4 = input "l" f32[32, 1, 7, 7]
+%5 = input "b" f32[32]
+%6 = conv2d %3 %4 %5 pad=3,3 groups=32
+output "y" %2
+output "z" %6]] },
   { "contraction of several column chunks", { n = 5 }, [[%0 = input "x" f32[n, 37]
 %1 = param "w" f32[613, 37] init=ones
 %2 = linear %0 %1
@@ -388,6 +409,10 @@ output "a" %3]] },
 %3 = max_pool2d %0 kernel=13,13 stride=3,3 pad=6,6
 %4 = adaptive_avg_pool2d %0 out=1,1
 %5 = adaptive_avg_pool2d %0 out=7,5
+%6 = max_pool2d %0 kernel=2,2
+%7 = avg_pool2d %0 kernel=3,2 stride=1,2
+output "f" %6
+output "g" %7
 output "a" %1
 output "b" %2
 output "c" %3

@@ -18,6 +18,7 @@ describe("repl #process", function()
   it("prints expressions, goes on after errors, takes chunks of several lines", function()
     local out = session('1 + 1\n"a", nil, 3\nerror("no")\nnosuch.field\nfor i = 1, 2 do\nprint(i * 10)\nend\n= 7\nx = 5\nx\nlocal\n)\n"end"\n')
     assert.truthy(out:find "^2\na\nnil\n3\nerror: no\nerror: line 1: .-\n10\n20\n7\n5\nerror: .-\nend\n$", out)
+    assert.equal("error: nosuch.npy: cannot open it: No such file or directory (ENOTFOUND)\nnil\n", session 'load("nosuch.npy")\n({}).x\n')
   end)
 
   it("runs blueprints and explains things", function()

@@ -118,8 +118,11 @@ local function full_accesses(isa, type, ctype, bytes)
     b:store(y, b:add(third, b:bcast(x, size - bytes)), 5 * size)
     b:store(y, b:add(b:loadx(far, h, 8, 16), b:bcastx(far, h, 8, 16 + size - bytes)), 6 * size)
     b:store(y, b:add(vector, b:add(third, b:loadx(far, h, 4, 16 + 4000))), 7 * size)
+    b:storent(b:arg(4), vector, -size)
     b:store1(x, b:bcast(x), size - bytes)
-  end)(at, address(to), at - 16 - 8 * 1000, 1000)
+  end)(at, address(to), at - 16 - 8 * 1000, 1000, address(page) + lanes * bytes)
+  local first = native.cast(ctype .. " *", page)
+  for lane = 1, lanes + 1 do assert.equal(lane <= lanes and lane or 0, tonumber(first[lane - 1])) end
   for lane = 1, lanes do
     local want = { lane, lane, lanes, lanes, 2 * lane, lane + lanes, lane + lanes, 3 * lane }
     for i = 1, 8 do assert.equal(want[i], tonumber(to[(i - 1) * lanes + lane - 1]), i) end

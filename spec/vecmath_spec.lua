@@ -18,16 +18,18 @@ for _, isa in ipairs { "scalar", "avx2", "avx512" } do
 end
 
 -- reach: |x| up to which the dense sample goes. f32, f64: the bounds, in ulps. Sines are reduced by three parts of pi / 2:
--- stated for |x| <= 1000 only. In the tail of gelu_tanh (and of the function it is) an error of u = 2 v in ulps counts |u| times.
+-- stated for |x| <= 1000 only. plain: the bound in plain C, whose products and sums are not fused, where it is another. In the tail of gelu_tanh (and of the function it is) an error of u = 2 v in ulps counts |u| times.
 local FUNCTIONS = {
   { name = "exp", reach = 110, reach64 = 750, f32 = 1.2, f64 = 1.2, c = "expl(x)" },
   { name = "exp_below", reach = 110, reach64 = 750, f32 = 1.2, f64 = 1.2, c = "expl(x)", negative = true },
   { name = "log", reach = 100, f32 = 1.0, f64 = 1.0, c = "logl(x)", positive = true },
-  { name = "tanh", reach = 12, reach64 = 24, f32 = 1.3, f64 = 1.3, c = "tanhl(x)" },
+  { name = "tanh", reach = 12, reach64 = 24, f32 = 2.0, f64 = 2.0, plain = 2.3, c = "tanhl(x)" },
   { name = "sigmoid", reach = 110, reach64 = 750, f32 = 2.0, f64 = 2.0, c = "1 / (1 + expl(-x))" },
   { name = "silu", reach = 110, reach64 = 750, f32 = 2.0, f64 = 2.0, c = "x / (1 + expl(-x))" },
   { name = "erf", reach = 5, reach64 = 7, f32 = 1.8, f64 = 1.8, c = "erfl(x)" },
   { name = "gelu", reach = 15, reach64 = 40, f32 = 4.0, f64 = 5.5, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
+  { name = "sigmoid_near", reach = 1, limit = 1, f32 = 2.0, f64 = 2.0, c = "1 / (1 + expl(-x))" },
+  { name = "gelu_near", reach = 1, limit = 1, f32 = 4.0, f64 = 5.5, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
   { name = "gelu_tanh", reach = 10, reach64 = 22, f32 = 200, f64 = 1800,
     c = "x / (1 + expl(-2 * 0.797884560802865355879892119868763737L * (x + 0.044715L * x * x * x)))" },
   { name = "sin", reach = 1000, limit = 1000, f32 = 1.6, f64 = 1.6, c = "sinl(x)" },
@@ -114,6 +116,7 @@ local SPECIAL = { 0, -0.0, math.huge, -math.huge, 0 / 0 }
 local AT_SPECIAL = {
   exp = { 1, 1, math.huge, 0, 0 / 0 }, exp_below = { 1, 1, nil, 0, 0 / 0 }, log = { -math.huge, -math.huge, math.huge, 0 / 0, 0 / 0 }, tanh = { 0, -0.0, 1, -1, 0 / 0 },
   sigmoid = { 0.5, 0.5, 1, 0, 0 / 0 }, silu = { 0, -0.0, math.huge, 0 / 0, 0 / 0 }, erf = { 0, -0.0, 1, -1, 0 / 0 },
+  sigmoid_near = { 0.5, 0.5, nil, nil, 0 / 0 }, gelu_near = { 0, -0.0, nil, nil, 0 / 0 },
   gelu = { 0, -0.0, math.huge, 0 / 0, 0 / 0 }, gelu_tanh = { 0, -0.0, math.huge, 0 / 0, 0 / 0 }, sin = { 0, -0.0, 0 / 0, 0 / 0, 0 / 0 },
   cos = { 1, 1, 0 / 0, 0 / 0, 0 / 0 }, rsqrt = { math.huge, -math.huge, 0, 0 / 0, 0 / 0 },
 }
@@ -176,9 +179,10 @@ describe("vecmath #process", function()
         for _, isa in ipairs(ISAS) do
           local run = compiled(f.name, type, isa)
           local worst, from, to = { error = -1 }, sample(f, type)
+          local bound = isa == "scalar" and math.max(f[type], f.plain or 0) or f[type]
           if SWEEP > 0 and type == "f32" then sweep(kind, f, run, worst) else examine(kind, type, run, from, to, worst) end
           print(("vecmath %-10s %s %-6s largest error %.3f ulp at %.17g"):format(f.name, type, isa, worst.error, worst.at))
-          assert.is_true(worst.error <= f[type], ("%s: %.3f ulp at %.17g: %.17g"):format(isa, worst.error, worst.at, worst.got))
+          assert.is_true(worst.error <= bound, ("%s: %.3f ulp at %.17g: %.17g"):format(isa, worst.error, worst.at, worst.got))
         end
       end)
     end

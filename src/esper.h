@@ -156,7 +156,8 @@ typedef struct esper_run_options {
 } esper_run_options;
 /* inputs: one DLTensor per input, in signature order; any strides (non-compact ones are packed first).
  * outputs: one slot per output; a NULL slot is filled with a new tensor the caller frees through its deleter, a given one
- * must be compact, writable, of the right shape and dtype, and must not overlap an input.
+ * must be compact, writable, of the right shape and dtype, and must not overlap an input. Until the call returns, outputs may
+ * hold anything: kernels keep other values there until they write the results.
  * Allocates nothing after the first run of a shape when outputs are given. options NULL = seed 0, step 0.
  * Errors (text in `message`, which may be NULL): ESHAPE EDTYPE EARG EINDEX ENOMEM. Thread: any. */
 ESPER_API esper_status esper_kernel_run(esper_kernel *kernel, esper_params *params, const DLTensor *inputs, int32_t input_count,

@@ -140,11 +140,20 @@ end
 
 local function tuning_target(r) return ("tuning/%s/%s"):format(r.isa, tuning.model()) end
 
--- The choices that a tuning record holds.
-local function choices(store, hash)
+-- What a tuning record holds.
+local function tuned(store, hash)
   local record = record_of(store, hash)
   local text = record and section(record, "tuning")
   return text and #text > 0 and text or nil
+end
+
+--- Sets r.tuning, the choices of a tuning record (text or nil) for the sizes asked for: true | nil, message.
+function M.choose(r, symbols, name, record)
+  local sizes, why = tuning.sizes(symbols, r.size, name)
+  if not sizes then return nil, why end
+  local text = record and tuning.nearest(record, sizes)
+  r.tuning = text and #text > 0 and text or nil
+  return true
 end
 
 --- Asks the index: the same as load, and name, key, hyper and tuning into the result; nil when the index does not lead there.
@@ -155,7 +164,8 @@ function M.find(store, r)
   r.c_hash = hash
   local stored = M.load(store, r)
   if not stored then return nil end
-  r.tuning = choices(store, hash_with(stored.record.key, tuning_target(r)))
+  local symbols = dims.wrap(C.es_dims_retain(C.es_plan_dims(stored.plan))):symbols()
+  if not M.choose(r, symbols, name, tuned(store, hash_with(stored.record.key, tuning_target(r)))) then return nil end
   local target = target_of(r)
   if native.string(stored.record.key.target) ~= target then
     r.c_hash = hash_with(stored.record.key, target)
@@ -208,23 +218,23 @@ local function tuning_hash(r)
   return hash, anchors
 end
 
---- Text of the choices tuned for a result's graph on this processor, or nil. They are a record of their own.
+--- Text of the record with the choices tuned for a result's graph on this processor, of all classes of sizes; nil: none.
 function M.tuning(store, r)
   local hash = tuning_hash(r)
-  return hash and choices(store, hash)
+  return hash and tuned(store, hash)
 end
 
---- Takes them out of the store again: true when there were any; nil, message, status.
-function M.drop_tuning(store, r)
+local function drop_tuning(store, r)
   local hash, why, status = tuning_hash(r)
   if not hash then return nil, why, status end
   local code = C.es_store_delete(store, hash, native.fresh())
-  if code == native.status.ENOTFOUND then return false end
-  if code ~= 0 then return native.failure() end
+  if code ~= 0 and code ~= native.status.ENOTFOUND then return native.failure() end
   return true
 end
 
+--- Puts that text into the store, or takes the record out when it is "": true | nil, message, status.
 function M.save_tuning(store, r, text)
+  if text == "" then return drop_tuning(store, r) end
   local key, anchors, status = key_of(r, tuning_target(r))
   if not key then return nil, anchors, status end
   local record = native.new "es_record"
@@ -237,7 +247,7 @@ end
 
 -- Bytes of a plan's slots as text: the sum over slots of the largest size each must hold. The workspace, or what is kept.
 local function slots_text(plan, kept)
-  local own, D = C.es_plan_dims(plan), dims.new() -- the plan's own table takes no new handles
+  local own, D = C.es_plan_dims(plan), assert(dims.new()) -- the plan's own table takes no new handles
   local order, sizes = {}, {}
   for i = 0, C.es_plan_size_count(plan) - 1 do
     local s = C.es_plan_size_get(plan, i)

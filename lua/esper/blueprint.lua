@@ -250,6 +250,7 @@ function M.build(source, opts)
   local b = builder.new { name = d.name, source = d.source, errors = E, hyper = values, mode = mode, dtype = dtype }
   local ok, failure = pcall(run, b, d.body, view)
   if not ok and failure ~= builder.STOP then error(failure, 0) end
+  if native.C.es_dims_starved(b.D.ptr) then builder.starved "ENOMEM" end
   if #E.list > 0 then return nil, E.list, "EBLUEPRINT" end
   local made, message, code = b.graph:canonical()
   if not made then return nil, { sub(d.source, 2) .. ": " .. message }, code end

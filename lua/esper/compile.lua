@@ -8,7 +8,9 @@
 --           isa=                   "scalar" ...; the best of this machine by default
 --           passes=                { text=, name= } a user's pass file, or an array of passes
 --           store=                 es_store * or nil
---           tuning=                choices of recipes (tuning.lua); those of the store, else the defaults, unless given
+--           size=                  { [symbolic dimension] = extent } of the runs to come, as far as known: it selects among the
+--                                  choices tuned here (tuning.lua); the kernel serves all sizes anyhow
+--           tuning=                choices of recipes instead of those of the store, else the defaults
 --           anew=                  the index may be out of date: look at the tuned choices, and write it again
 --           show= listing=         keep the graph before and after every pass; keep the vector ("vec") or machine
 --                                  instructions ("asm") of every block
@@ -20,9 +22,10 @@
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, what all
 --               intermediate values would take, per group its steps
---   compile.again(result, choices)  a fresh result once more, recipes with other choices (tuning.lua); has no key
+--   compile.again(result, choices)  a fresh result once more with other choices (tuning.lua); has no key
 --   compile.programs(result) -> { { name=, text=, lowered= }, ... }   the vector blocks of the unit, made anew from the graph: listing
 --       and C text of each, for the range proof (ranges)
+--   compile.link(plan, C text or object code) -> es_kernel *      throws { message=, status= }, as stages do
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -106,8 +109,8 @@ local function recipes(groups, r, listing)
   local writer = stage.reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
     present = g
-    local steps, temps = writer:group(g)
-    code[n] = { steps = steps, temps = temps }
+    local steps, temps, signature = writer:group(g)
+    code[n] = { steps = steps, temps = temps, signature = signature }
   end
   return unit, code, table.concat(blocks, "\n")
 end
@@ -129,6 +132,7 @@ end
 -- What is known before the graph.
 local function settle(r, opts)
   r.mode, r.dtype = opts.mode or "eval", opts.dtype or "f32"
+  r.size = opts.size
   r.isa, r.list = opts.isa or native.string(C.es_isa_name(C.es_isa_best())), pass_list(opts.passes)
   r.passes = passes.signature(r.list)
   if not opts.read then return end -- what follows is for a store
@@ -143,18 +147,29 @@ local function build_graph(r, opts)
   r.name, r.mode, r.dtype, r.hyper = info.name, info.mode, info.dtype, artifact.hyper(info.hyper)
 end
 
-local function build_groups(r, opts)
-  local graph
-  graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
-  r.groups = need(stage.group.build(graph))
+local function build_groups(r, graph)
+  local choices = r.tuning and tuning.decode(r.tuning) or {}
+  r.groups = need(stage.group.build(graph, choices[tuning.PLAN]))
   need(stage.group.verify(r.groups))
   r.groups.fixed = r.mode == "eval" and stage.group.fixed(r.groups) or {}
 end
 
--- Text of the choices to compile with, nil for the defaults.
-local function choices_for(r, opts)
-  local text = opts.tuning and tuning.encode(opts.tuning) or (opts.store and artifact.tuning(opts.store, r))
-  return text and #text > 0 and text or nil
+local function rewrite(r, opts)
+  local graph
+  graph, r.report = need(passes.run(r.graph, r.list, { mode = r.mode, show = opts.show }))
+  build_groups(r, graph)
+end
+
+local function text_of(choices)
+  local text = tuning.encode(choices)
+  return text ~= "" and text or nil
+end
+
+-- Sets r.tuning, the text of the choices to compile with; nil for the defaults.
+local function choose(r, opts)
+  local _, why = artifact.choose(r, r.graph:dims():symbols(), r.name, opts.store and artifact.tuning(opts.store, r))
+  if why then need(nil, why, "ESHAPE") end
+  if opts.tuning then r.tuning = text_of(opts.tuning) end
 end
 
 -- Makes a kernel of what the store gave; a record that today's loader refuses counts as absent and is compiled anew.
@@ -170,18 +185,19 @@ local function generate(r, opts, lap)
   local unit, code
   unit, code, r.blocks = recipes(r.groups, r, opts.listing)
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
+  r.choices[tuning.PLAN] = r.groups.choices
   r.object = object_of(r.unit)                                                            lap "object"
-  local made = need(stage.planner.build { groups = r.groups, source = r.graph, code = code })
+  local made = stage.planner.build { groups = r.groups, source = r.graph, code = code }
   r.status, r.plan, r.naive, r.code = "SUCCESS", made.plan, made.naive, code              lap "plan"
   r.kernel = kernel_of(r.plan, r.object, #r.object)                                       lap "load"
 end
 
--- The same graph and groups with other choices.
+-- The same graph with other choices.
 local function again(r, choices)
   local first = r.source
-  for _, name in ipairs { "name", "mode", "dtype", "isa", "hyper", "graph", "groups", "passes" } do r[name] = first[name] end
-  local text = tuning.encode(choices)
-  r.tuning = #text > 0 and text or nil
+  for _, name in ipairs { "name", "mode", "dtype", "isa", "hyper", "graph", "passes" } do r[name] = first[name] end
+  r.tuning = text_of(choices)
+  build_groups(r, first.groups.facts.graph)
   generate(r, {}, stopwatch(r))
   return r
 end
@@ -223,12 +239,12 @@ local function compile(r, opts)
     return r
   end
   build_graph(r, opts)                                                                    lap "blueprint"
-  r.tuning = choices_for(r, opts)
+  choose(r, opts)
   r.key = need(artifact.key(r))                                                           lap "key"
   stored = store and artifact.load(store, r)
   stored = stored and take(r, stored)                                                     lap "store"
   if not stored then
-    build_groups(r, opts)                                                                 lap "passes"
+    rewrite(r, opts)                                                                      lap "passes"
     generate(r, opts, lap)
   end
   artifact.describe(r)
@@ -243,14 +259,14 @@ end
 local function early(r, opts)
   settle(r, opts)
   build_graph(r, opts)
-  build_groups(r, opts)
+  rewrite(r, opts)
   return r
 end
 
 local function keyed(r, opts)
   settle(r, opts)
   build_graph(r, opts)
-  r.tuning = choices_for(r, opts)
+  choose(r, opts)
   r.key = need(artifact.key(r))
   return r
 end
@@ -258,18 +274,34 @@ end
 -- Parts of a stored kernel are read when they are asked for.
 local Result = { __index = artifact.part }
 
+-- Want of memory is no defect wherever it strikes; what is thrown says so in our words or LuaJIT's, and a dimension that
+-- could not be made leaves its mark in its table.
+local function starved(r, message)
+  local graph, groups = rawget(r, "graph"), rawget(r, "groups")
+  return message:find "out of memory" or message:find "not enough memory"
+    or graph and C.es_dims_starved(graph:dims().ptr) or groups and C.es_dims_starved(groups.facts.D.ptr)
+end
+
 -- Runs a pipeline; a failure becomes nil, message, status, a defect in our Lua an EINTERNAL with its traceback.
 local function guarded(pipeline, source, opts)
+  local r = setmetatable({ source = source }, Result)
   local ok, result = xpcall(pipeline, function(e)
-    if type(e) == "table" then return e end
-    return { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
-  end, setmetatable({ source = source }, Result), opts or {})
+    local failure = type(e) == "table" and e or { message = debug.traceback("compile: " .. tostring(e), 2), status = "EINTERNAL" }
+    if failure.status == "EINTERNAL" and starved(r, failure.message) then
+      failure = { message = "compile: out of memory", status = "ENOMEM" }
+    end
+    return failure
+  end, r, opts or {})
   if ok then return result end
   return nil, result.message, result.status
 end
 
 function M.compile(source, opts) return guarded(compile, source, opts) end
 function M.again(result, choices) return guarded(again, result, choices) end
+function M.link(plan, code)
+  local object = code:sub(1, 4) == "\127ELF" and code or object_of(code)
+  return kernel_of(plan, object, #object)
+end
 function M.key(source, opts) return guarded(keyed, source, opts) end
 function M.programs(result)
   local ok, out = pcall(programs, result)

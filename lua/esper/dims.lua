@@ -30,7 +30,7 @@ function Dims:const(n)
   local d = self.consts[n]
   if not d then
     d = C.es_dim_const(self.ptr, n)
-    self.consts[n] = d
+    if d >= 0 then self.consts[n] = d end
   end
   return d
 end

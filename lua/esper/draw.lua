@@ -13,7 +13,7 @@ local EDGES = { 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 5, 4, 6, 12, 13 }
 -- By draw: the last symbol and the others. Longer than a piece of keys (attention; once by much, so that what a later
 -- piece replaces shows), than a buffer of a row; so few rows that contractions take other forms, in every remainder of their tiles.
 local SPLIT = {
-  [7] = { 250, 1 }, [9] = { 133, 2 }, [12] = { 7, 1 }, [13] = { 11, 1 }, [14] = { 3, 2 }, [15] = { 5, 2 }, [16] = { 9, 1 },
+  [7] = { 250, 1 }, [9] = { 133, 2 }, [12] = { 7, 1 }, [13] = { 3, 2 }, [14] = { 11, 1 }, [15] = { 260, 1 }, [16] = { 9, 1 },
   [17] = { 1100, 1 }, [18] = { 530, 2 },
 }
 local WORK_LIMIT = 3e7    -- multiply-adds of one evaluation: tens of milliseconds of oracle and kernel each

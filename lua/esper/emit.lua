@@ -14,7 +14,7 @@
 --       temps  { { bytes=dim }, ... }   workspace of this group only; operands name them by index from 1
 --   unit.fixed = { [node] = true }   made of parameters alone (group.fixed)
 --   unit.tuning, unit.present   tuned choices (tuning.lua), signature of the group being written
---   unit:text() -> C text
+--   unit:text() -> C text      unit:extract(steps) -> C text of these alone, the steps renamed
 
 local vec = require "esper.vec"
 local writer = require "esper.emit_writer"
@@ -52,8 +52,8 @@ end
 function Unit:helper(text) return share(self, self.helpers, "h", text).name end
 
 --- A vector block; one with the instructions of an earlier one is that one, and is not lowered again.
-function Unit:block(build, dtype)
-  local b = vec.block(self.isa, dtype)
+function Unit:block(build, dtype, isa)
+  local b = vec.block(isa or self.isa, dtype)
   build(b)
   local key = b:digest()
   local name = self.keyed[key]
@@ -121,6 +121,31 @@ local function named(out, text, name)
     at = to + 1
   end
   out[#out + 1] = sub(text, at)
+end
+
+--- C text of what these steps need and no more, numbered anew, so that equal work is equal text; and the steps, renamed.
+function Unit:extract(steps)
+  local lists, list, number = { h = self.helpers, k = self.fns, v = self.blocks }, { PRELUDE }, {}
+  local function take(name)
+    if number[name] then return end
+    number[name] = name -- itself, while those it calls are taken
+    local kind, n = name:match "_(%a)(%d+)$"
+    local entry = lists[kind][tonumber(n)]
+    if kind ~= "v" then
+      local out = {}
+      named(out, entry.text, name)
+      entry = table.concat(out)
+      for other in entry:gmatch "es_[hkv]%d+" do take(other) end
+    end
+    number[name] = ("es_%s%d"):format(kind, #list)
+    list[#list + 1] = entry
+  end
+  local renamed = {}
+  for i, step in ipairs(steps) do
+    take(step.fn)
+    renamed[i] = setmetatable({ fn = number[step.fn] }, { __index = step })
+  end
+  return (table.concat(list):gsub("es_[hkv]%d+", number)), renamed
 end
 
 function Unit:text()

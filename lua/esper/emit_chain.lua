@@ -99,7 +99,7 @@ function M.operand(k, plan, i)
 end
 
 --- Walks elements start .. start + n - 1 of `space` and evaluates the chain there. spec.unit: start and n are multiples of
--- it (1 when left out).
+-- it (1 when left out). spec.far: a C flag for stores past the caches; start then lies on the bounds of vectors.
 function M.eval(k, space, start, n, spec)
   local plan = M.plan(k, spec)
   local operands, out = {}, spec.out or { strides = k:contiguous(space) }
@@ -112,7 +112,7 @@ function M.eval(k, space, start, n, spec)
   local vector = plan.stages[1].kind == "vector"
   local unit = spec.unit or 1
   k:walk{ extents = space, start = start, n = n, operands = operands, rows = vector, unit = unit, body = function(w)
-    stages.run(plan, w, spec.stores, vector and not w.rows and unit % k:lanes(plan.stages[1].dtype) == 0)
+    stages.run(plan, w, spec.stores, vector and not w.rows and unit % k:lanes(plan.stages[1].dtype) == 0, spec.far)
   end }
 end
 

@@ -11,6 +11,7 @@
 --     stats={ stat, ... }  in order: { kind = of emit_fold_kinds.lua, value = fn(b, x, earlier...) -> what is folded,
 --                          finish = fn(b, folded, count) -> the statistic, or nil; keep = true: the write gets this value as x }
 --     write=fn(stats, x)   evaluates the rest of the plan: sets what its anchor computes; see `nodes`, `stores`
+--     far=                 a C flag, or nil: outputs go past the caches (emit_stream.lua); rows then lie on the bounds of vectors
 --     nodes=, stores=      ids of the plan behind `front`, and which of them are written to the outputs, row-major
 --     into={ into, ... }}) without write: { stat = number, at = char * of an array over the positions, minus= }; minus:
 --                          position of its first element (C expression), nil: 0
@@ -21,10 +22,14 @@
 local amount = require "esper.emit_amount"
 local block = require "esper.emit_fold_block"
 local chain = require "esper.emit_chain"
+local stream = require "esper.emit_stream"
 
 local M = {}
 local pick = block.pick
 M.pick = pick
+
+-- Bytes: a row that is kept in registers or just written, one that the stack has room for, what addresses are compared by.
+local SHORT, ROOM, PAGE, LINE = 1024, 32 * 1024, 4096, 64
 
 local function walk_operands(k, spec)
   local list, own = {}, k:contiguous(spec.space)
@@ -46,18 +51,41 @@ local function walk_operands(k, spec)
   return list
 end
 
+-- A row on the stack for the values that a fold keeps from pass to pass; nil when it is short enough for registers, too long
+-- or of unknown length. It lies half a page off the source, for a load waits where the last 12 bits of its address are
+-- those of a store before it.
+local function home_operand(k, spec, source)
+  local axes, dtype, strides = pick(spec.space, spec.reduced), k.graph:dtype(k.group.anchor), {}
+  local row, bytes = k.dims:value(k:product(axes)), k:bytes(dtype)
+  if spec.sideways or spec.piece or not row or row * bytes < SHORT or row * bytes > ROOM then return nil end
+  for axis = 1, #spec.space do strides[axis] = k.dims:const(0) end
+  for i, stride in ipairs(k:contiguous(axes)) do strides[spec.reduced[i]] = stride end
+  local buffer, at = k:buffer(dtype, row + PAGE / bytes), k:name "home"
+  k:line("char *const %s = (char *)%s + (((long)%s - (long)%s + %dL) & %dL);", at, buffer, source, buffer, PAGE / 2, PAGE - LINE)
+  return { at = at, strides = strides, bytes = bytes, written = true }
+end
+
 function M.run(k, spec)
-  local list, kept = walk_operands(k, spec), {}
+  local list, kept, far = walk_operands(k, spec), {}, spec.far
+  local keeps, stash = block.keeps(k, spec)
+  if keeps or stash then
+    local home = home_operand(k, spec, list[1].at)
+    list.home = home and #list + 1
+    list[#list + 1] = home
+    far = home and far
+  end
   for i, operand in ipairs(list) do
     kept[i] = { at = operand.at, offset = operand.offset, minus = operand.minus, bytes = operand.bytes, index = operand.index,
                 strides = pick(operand.strides, spec.kept) }
   end
   k:walk{ extents = pick(spec.space, spec.kept), start = spec.start, n = spec.n, operands = kept, body = function(w)
-    local words
-    local name = k:block(function(b)
-      words = block.build(k, b, spec, w, list, function(s) return M.count(s, spec.terms) end)
+    stream.either(k, far, function(past)
+      local words
+      local name = k:block(function(b)
+        words = block.build(k, b, spec, w, list, function(s) return M.count(s, spec.terms) end, past)
+      end)
+      k:call(name, words)
     end)
-    k:call(name, words)
   end }
 end
 

@@ -1,13 +1,14 @@
 --- The block of a fold (emit_fold.lua): statistics and what is computed from them, for one run of kept positions.
 --
---   words = block.build(k, b, spec, w, list, count)   spec: see emit_fold.lua; w: the walk's run; list: its operands {
+--   words = block.build(k, b, spec, w, list, count, past)   spec: see emit_fold.lua; w: the walk's run; list: its operands {
 --                  strides over the whole space, bytes, written, index }: sources of the plan, stores, the index of random
---                  numbers, arrays; count(s): the number of terms. Gives the words of the call
+--                  numbers, arrays; count(s): the number of terms; past: outputs go past the caches. Gives the words of the call
 -- Along: one kept position after the other, vectors along its reduced axes, statistics in every lane. Across: vectors of
 -- neighbouring kept positions, statistics per lane.
 
 local amount = require "esper.emit_amount"
 local kinds = require "esper.emit_fold_kinds"
+local overlap = require "esper.emit_fold_overlap"
 local nodes = require "esper.vecmath_nodes"
 local stages = require "esper.emit_stage"
 local sweep = require "esper.emit_sweep"
@@ -29,6 +30,7 @@ M.pick = pick
 
 local Fold = {}
 Fold.__index = Fold
+Fold.STRAIGHT = STRAIGHT
 
 -- All operands: sources, stores, then the index of random numbers and the result; each with its address (`at`, or `once`:
 -- the register of an element that never changes), its step along the kept run and its strides over the reduced axes.
@@ -55,7 +57,8 @@ function Fold:over_reduced(which, last)
     local o, strides = self.operands[i], {}
     for level, stride in ipairs(collapsed[n]) do strides[level] = amount.of(k, stride, o.bytes) end
     if last then strides[#strides + 1] = amount.of(k, o.step, o.bytes) end
-    local operand = { at = o.at, once = o.once, bytes = o.bytes, written = o.written, strides = strides }
+    local operand = { at = o.at, once = o.once, bytes = o.bytes, written = o.written, strides = strides,
+                      stream = o.written and self.past and i < self.index }
     if o.index then
       function operand.load(_, ahead) return self.s.b:g_addk(o.at, ahead * self.s.b.lanes) end
     end
@@ -102,7 +105,7 @@ end
 
 -- The same for the write.
 function Fold:element(v)
-  if self.keeps or self.stash then return v.get(self.first_store) end
+  if self.keeps or self.stash then return v.get(self.home) end
   return self:value(v)
 end
 
@@ -126,7 +129,7 @@ local function unroll(price) return price <= 6 and 4 or price <= 12 and 2 or 1 e
 -- What statistic i reads, and the function that gives the element's value at v. A costly value is left in the first output
 -- by the first statistic, where the others find it; one that a statistic keeps takes its place.
 function Fold:stat_value(i, stat)
-  local spec, home = self.spec, self.first_store
+  local spec, home = self.spec, self.home
   if self.stash and i > 1 then return self:read_by({}, nil, { home }), function(v) return v.get(home) end end
   local also = (self.stash or stat.keep) and { home }
   return self:read_by(spec.front, spec.inputs, also), function(v)
@@ -140,7 +143,10 @@ end
 function Fold:write_reads()
   local spec, also = self.spec, {}
   for i in ipairs(spec.stores) do also[i] = self.first_store + i - 1 end
-  if self.keeps or self.stash then return self:read_by(spec.nodes, nil, also) end
+  if self.keeps or self.stash then
+    also[#also + 1] = self.home
+    return self:read_by(spec.nodes, nil, also)
+  end
   local ids = { unpack(spec.front) }
   for _, id in ipairs(spec.nodes) do ids[#ids + 1] = id end
   return self:read_by(ids, spec.inputs, also)
@@ -161,9 +167,9 @@ function Fold:stat_pass(i, stat, stats)
     v.straight = pass.straight
     memo[v.ahead] = memo[v.ahead] or value(v)
     local x = stat.value(b, memo[v.ahead], unpack(stats))
+    if spec.write and i == #spec.stats then self:ask_ahead(v, extents) end
     if stat.keep then
-      self:ask_ahead(v, extents)
-      if pass.straight then memo[v.ahead] = x else v.put(self.first_store, x) end
+      if pass.straight then memo[v.ahead] = x else v.put(self.home, x) end
     end
     add(v, x)
   end }
@@ -182,7 +188,8 @@ function Fold:stat_pass(i, stat, stats)
   end
 end
 
--- Asks for the next row in the last pass that reads this one: long rows come from memory, where the first pass would wait.
+-- Asks for the next row in the last pass before this one is written: long rows come from memory, where the first pass would
+-- wait. Into the second-level cache, for the first one holds this row; not while stores wait for the same buffers.
 function Fold:ask_ahead(v, extents)
   local b, row = self.s.b, extents[1]
   if #extents > 1 or type(row) ~= "number" or row * b.bytes < LONG_ROW then return end
@@ -202,7 +209,6 @@ function Fold:write_pass(stats)
     body = function(v)
       local x = pass.straight and self.memo[v.ahead] or self:element(v)
       self:write(v, stats, x)
-      if not self.keeps then self:ask_ahead(v, extents) end
     end }
   return pass
 end
@@ -238,7 +244,7 @@ function Fold:stat_down(n, stat, stats, width, mask)
   end
   self.s:down({ extents = extents, operands = operands, body = function(v)
     local x = stat.value(b, value(v), earlier(v.part))
-    if stat.keep then v.put(self.first_store, x) end
+    if stat.keep then v.put(self.home, x) end
     v.mask = nil -- lanes beyond the last position fold what nobody stores
     add(v, x)
   end }, width, mask)
@@ -275,18 +281,25 @@ end
 
 -- ---- in all ----
 
-function M.build(k, b, spec, w, list, count)
+--- Are values of elements kept from pass to pass: what a statistic says, what the nodes in front give?
+function M.keeps(k, spec)
+  local keeps = false
+  for _, stat in ipairs(spec.stats) do keeps = keeps or stat.keep end
+  return keeps, spec.write and cost(k, spec.front) >= STASH
+end
+
+function M.build(k, b, spec, w, list, count, past)
   local s = sweep.new(k, b)
-  local f = setmetatable({ k = k, s = s, spec = spec, first_store = #spec.plan.sources + 1 }, Fold)
-  for _, stat in ipairs(spec.stats) do f.keeps = f.keeps or stat.keep end
-  f.stash = spec.write and cost(k, spec.front) >= STASH
+  local f = setmetatable({ k = k, s = s, spec = spec, first_store = #spec.plan.sources + 1, past = past }, Fold)
+  f.keeps, f.stash = M.keeps(k, spec)
+  f.index = f.first_store + #(spec.stores or {})
+  f.home = list.home or f.first_store
   bind(f, w, list)
   if next(spec.plan.random) then
-    f.index = f.first_store + #spec.stores
     f.draw = stages.draws(spec.plan, s, f.index)
   end
   f.count = count(s)
-  if spec.sideways then f:across(w) else f:along(w) end
+  if spec.sideways then f:across(w) elseif overlap.possible(f) then overlap.along(f, w) else f:along(w) end
   return s.words
 end
 

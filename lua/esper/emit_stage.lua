@@ -6,6 +6,7 @@ local hoist = require "esper.emit_hoist"
 local nodes = require "esper.vecmath_nodes"
 local random = require "esper.vecrandom"
 local scalar = require "esper.emit_scalar"
+local stream = require "esper.emit_stream"
 local sweep = require "esper.emit_sweep"
 
 local M = {}
@@ -85,12 +86,25 @@ local function with_rows(run, w, written)
   return { ptr = w.ptr, step = w.step, row = w.row, row_bytes = w.row_bytes, rows = run.rows, written = written }
 end
 
+local function cost(plan)
+  local sum = 0
+  for _, id in ipairs(plan.nodes) do sum = sum + nodes.cost(plan.k.graph:op(id)) end
+  return sum
+end
+
 -- More vectors at once where an element costs little beside the loop around it.
 local function unroll(plan)
   if next(plan.random) then return 2 end
-  local cost = 0
-  for _, id in ipairs(plan.nodes) do cost = cost + nodes.cost(plan.k.graph:op(id)) end
-  return cost <= 6 and 4 or cost <= 12 and 2 or 1
+  local price = cost(plan)
+  return plan.k:choice("chain_unroll", price <= 6 and { 4, 2 } or price <= 12 and { 2, 1, 4 } or price <= 32 and { 2, 1 } or { 1, 2 })
+end
+
+-- Copies and the like wait for memory whatever the vectors' length, and 64 bytes at once wait longer: a load close behind a
+-- store is held up when the last 12 bits of their addresses say that they overlap. Rows with a masked rest stay as they are.
+local function narrow(plan, run, past)
+  local k = plan.k
+  local rest = run.rows and not (run.extent and run.extent % k:lanes(plan.stages[1].dtype) == 0)
+  return k.isa == "avx512" and k.group.kind == "pointwise" and not (past or rest) and cost(plan) <= 2 and "avx2" or nil
 end
 
 -- Is there work in the loop over columns that reads only what stays the same in it?
@@ -105,7 +119,7 @@ local function worth_hoisting(plan, operands)
   end
 end
 
-local function run_vector(plan, run, stores, multiple)
+local function run_vector(plan, run, stores, multiple, past)
   local k, s = plan.k, nil
   local stage = plan.stages[1]
   local block = k:block(function(b)
@@ -115,6 +129,7 @@ local function run_vector(plan, run, stores, multiple)
     local first = #operands
     for i, id in ipairs(stores) do
       operands[first + i] = M.operand(k, s, with_rows(run, run[first + i], true), k.graph:dtype(id))
+      operands[first + i].stream = past
     end
     local draw
     if next(plan.random) then
@@ -124,6 +139,7 @@ local function run_vector(plan, run, stores, multiple)
     local columns = run.aligned and run.extent or run.n
     local pass = { extents = run.rows and { run.rows, columns } or { columns }, operands = operands, unroll = unroll(plan),
                    multiple = multiple }
+    if type(columns) == "number" and columns % (2 * b.lanes) == 0 then pass.unroll = math.max(2, pass.unroll) end
     local h
     if worth_hoisting(plan, operands) then
       function pass.before(get)
@@ -138,7 +154,7 @@ local function run_vector(plan, run, stores, multiple)
       for i, id in ipairs(stores) do v.put(first + i, value[id]) end
     end
     s:pass(pass)()
-  end, stage.dtype)
+  end, stage.dtype, nil, narrow(plan, run, past))
   k:call(block, s.words)
 end
 
@@ -158,9 +174,12 @@ end
 
 --- Emits the chain for one run of a walk: run.n elements (run.rows times, with run.aligned run.extent of them); run[i] = {
 -- ptr=, step=, row= } of source i, then of the stores, then of the linear index. `multiple`: n is a multiple of the lanes.
-function M.run(plan, run, stores, multiple)
-  if plan.stages[1].kind == "scalar" then return run_scalar(plan, run, stores) end
-  run_vector(plan, run, stores, multiple)
+-- far: a C flag, or nil (emit_stream.lua).
+function M.run(plan, run, stores, multiple, far)
+  local stage = plan.stages[1]
+  if stage.kind == "scalar" then return run_scalar(plan, run, stores) end
+  local whole = not run.rows or run.aligned and run.extent % plan.k:lanes(stage.dtype) == 0
+  stream.either(plan.k, whole and far, function(past) run_vector(plan, run, stores, multiple, past) end)
 end
 
 return M

@@ -10,7 +10,8 @@
 --   pass()                       emits the loops; operands' addresses are afterwards what they were
 --     operand = { at = p, strides = { amount in bytes, one per extent }, bytes = of an element, written = bool,
 --                 once = register of an element that serves the whole block, whole = true for integers in a block of floats,
---                 load = fn(operand, ahead, mask) when it is no plain read }
+--                 load = fn(operand, ahead, mask) when it is no plain read,
+--                 stream = true: stored past the caches, when whole vectors lie on their own bounds }
 --     v.get(i)   register of operand i here    v.put(i, x)   stores to operand i; with operands.where, number where[i]
 --     v.more     another vector follows in the same loop
 --     v.mask     mask of the tail, or nil      v.part        which of `unroll` independent accumulators to use, from 1
@@ -87,7 +88,7 @@ local Pass = {}
 Pass.__index = Pass
 
 -- Access to the vector `ahead` vectors behind the addresses, along a last axis with these operands.
-local function vector(s, operands, fixed, ahead, mask)
+local function vector(s, operands, fixed, ahead, mask, later)
   local b, loaded, where = s.b, {}, operands.where
   local function place(operand) return ahead * b.lanes * operand.strides[#operand.strides] end
   local function read(operand)
@@ -104,9 +105,14 @@ local function vector(s, operands, fixed, ahead, mask)
       loaded[i] = loaded[i] or read(operand)
       return loaded[i]
     end,
-    put = function(i, x)
+    put = function(i, x, now)
+      if later and not now then
+        later[#later + 1] = { i, x }
+        return
+      end
       local operand = operands[where and where[i] or i]
       if operand.gap then return b:stores(operand.at, operand.gap, x, 0, mask) end
+      if operand.stream and not mask then return b:storent(operand.at, x, place(operand)) end
       return b:store(operand.at, x, place(operand), mask)
     end,
   }
@@ -126,10 +132,24 @@ local function fixed_of(s, operands)
   return fixed
 end
 
-function Pass:vector(ahead, mask, more)
-  local v = vector(self.s, self.operands, self.fixed, ahead, mask)
+function Pass:vector(ahead, mask, more, later)
+  local v = vector(self.s, self.operands, self.fixed, ahead, mask, later)
   v.part, v.more = ahead % self.unroll + 1, more
   self.body(v)
+  return v
+end
+
+-- Some vectors one after the other. What they store comes last, the last one first: a load close behind a store is held up
+-- when the last 12 bits of their addresses say that they overlap, as those of an output just behind its input do.
+function Pass:group(count)
+  local all, later = {}, {}
+  for u = 0, count - 1 do
+    later[u] = {}
+    all[u] = self:vector(u, nil, u + 1 < count, later[u])
+  end
+  for u = count - 1, 0, -1 do
+    for _, put in ipairs(later[u]) do all[u].put(put[1], put[2], true) end
+  end
 end
 
 -- Moves every address by `elements` along axis `level`, less what it has moved inside.
@@ -145,12 +165,12 @@ function Pass:columns()
   local last = #self.extents
   if c.groups and c.groups ~= 0 then
     b:loop(c.group_count, function()
-      for u = 0, self.unroll - 1 do self:vector(u, nil, u + 1 < self.unroll) end
+      self:group(self.unroll)
       self:step(last, self.unroll * lanes)
     end)
   end
   if not c.looped then
-    for u = 0, c.singles - 1 do self:vector(u) end
+    self:group(c.singles)
     if c.mask then self:vector(c.singles, c.mask) end
     return
   end

@@ -26,8 +26,9 @@
 --        stay under 56 KiB, else an error
 --   k:ctype(dtype)    its C type          k:raw(expr, dtype) -> "((T *)expr)"
 -- Vector blocks:
---   k:block(fn, dtype, key) -> name   fn(b) builds it; dtype ("f32" "f64" "i32" "i64") defaults to the anchor's. A key
---        stands for all that fn depends on besides the dtype: the unit builds the block once for it
+--   k:block(fn, dtype, key, isa) -> name   fn(b) builds it; dtype ("f32" "f64" "i32" "i64") defaults to the anchor's. A key
+--        stands for all that fn depends on besides the dtype: the unit builds the block once for it. isa: nil, or one that
+--        the unit's includes (without a key)
 --   k:call(block, { C expressions })   words of the call, each cast to long: pointers, counts, byte strides
 --   k:note(b, id)     what follows in the block computes node id (shown by dumps)
 -- Dimensions:
@@ -54,6 +55,11 @@
 --   k:epilogue_rows{ row=, rows=, column=, n=, from=, from_step=, plus= }   the same for a rectangle of the output:
 --        columns column .. column + n - 1 of `rows` rows from row `row` on (a row: one position of all axes but the
 --        last); `from` holds them from_step bytes (C expression) apart. One call for all of them where possible
+--   k:ending(plus) -> e or nil   the same work by a block of the recipe's own, on vectors in its registers; nil where the
+--        chain is too long for that. e:over(row, column, words) -> fn(b), for the rectangle that starts there; it adds words
+--        of its own to those of the call, and gives in the block: compute(vectors) -> values and store(values), a row of whole
+--        vectors after the other; move(rows, bytes, times), goes elsewhere, bytes (times g) to the right; ask(rows, bytes), has
+--        what the next rows need, so many bytes of each, brought near in the meantime
 --   k:epilogue_step(temp)   a step that applies the epilogue, if there is one, to the whole output: from a
 --        temporary with the raw values, or (nil, allowed when k.stored) from the output itself
 
@@ -270,6 +276,7 @@ function Writer:unravel(extents, pos) return rows.unravel(self, extents, pos) en
 function Writer:walk(options) return rows.walk(self, options) end
 function Writer:epilogue(options) return chain.epilogue(self, options) end
 function Writer:epilogue_rows(options) return region.epilogue_rows(self, options) end
+function Writer:ending(plus) return region.ending(self, plus) end
 
 function Writer:epilogue_step(temp)
   if #self.group.epilogue == 0 then return end
@@ -285,9 +292,9 @@ end
 
 -- ---- vector blocks ----
 
-function Writer:block(build, dtype, key)
+function Writer:block(build, dtype, key, isa)
   dtype = dtype or self.graph:dtype(self.group.anchor or self.group.outputs[1])
-  if not key then return self.unit:block(build, dtype) end
+  if not key then return self.unit:block(build, dtype, isa) end
   local keyed = self.unit.keyed
   key = dtype .. " " .. key
   keyed[key] = keyed[key] or self.unit:block(build, dtype)

@@ -135,6 +135,22 @@ function Builder:fits(group, id)
     and #group.nodes < MAX_NODES and group.operands + #self.f.ins[id] <= MAX_OPERANDS and self:one_dtype(id)
 end
 
+-- One of two ways to group, the first unless tuned; self.choices keeps what was asked, as Unit:choice does.
+function Builder:choice(name, candidates)
+  local known = self.choices[name]
+  if not known then
+    local value = self.tuning[name] == candidates[2] and candidates[2] or candidates[1]
+    known = { candidates = candidates, value = value, label = "whole kernel" }
+    self.choices[name] = known
+  end
+  return known.value
+end
+
+-- Does pointwise work behind an anchor of this kind run with it?
+function Builder:fuses(group)
+  return not group.anchor or self:choice(group.kind .. "_epilogue", { "fused", "apart" }) == "fused"
+end
+
 -- Can everything `group` reads from outside be had at position `pos` of group `target`?
 function Builder:ready_before(group, target)
   for _, id in ipairs(group.nodes) do
@@ -177,6 +193,7 @@ function Builder:merge(from, into)
   local allowed = from.pos > into.pos and self:ready_before(from, into) or
                   from.pos < into.pos and self:unread_before(from, into)
   if not allowed then return false end
+  if not self:fuses(into) then return false end
   for _, id in ipairs(from.nodes) do self:join(into, id) end
   from.gone = true
   return true
@@ -213,7 +230,7 @@ end
 function Builder:place_pointwise(id)
   local sources, latest, direct = self:sources(id)
   local into = sources[1]
-  if not (into and direct and into.pos == latest and self:fits(into, id)) then
+  if not (into and direct and into.pos == latest and self:fits(into, id) and self:fuses(into)) then
     into = self:companion(id, latest)
     if into then return self:join(into, id) end
     into = self:open("pointwise", id)
@@ -247,6 +264,7 @@ function Builder:absorb(group)
     end
     return not self.wanted[id] and not random[f.op[id]]
   end
+  if only_here(first.base) and self:choice(group.kind .. "_prologue", { "fused", "apart" }) == "apart" then return end
   table.sort(source.nodes)
   local kept = {}
   for i = #source.nodes, 1, -1 do
@@ -301,9 +319,9 @@ local function check_dtypes(f)
   end
 end
 
---- Groups of a graph in execution order: { groups = {...}, alias = {...}, facts = f, views = v }
--- | nil, message, status.
-function M.build(graph)
+--- Groups of a graph in execution order: { groups = {...}, alias = {...}, facts = f, views = v, choices = what may be tuned }
+-- | nil, message, status. tuning: { [choice] = value }, or nil.
+function M.build(graph, tuning)
   local f = facts.read(graph)
   local wrong = check_dtypes(f)
   if wrong then return nil, wrong, "EDTYPE" end
@@ -314,7 +332,7 @@ function M.build(graph)
   end
   local b = setmetatable({ f = f, v = views.of(f), list = {}, -- groups by position
     home = {}, reads = {}, readers = {}, wanted = {},         -- by node: its group, operands, readers, root or not
-    last_of = {} }, Builder)                                  -- by shape: the latest group without anchor
+    last_of = {}, choices = {}, tuning = tuning or {} }, Builder) -- by shape: the latest group without anchor
   b:settle_constants()
   b:count_readers()
   for id = 0, f.n - 1 do
@@ -324,7 +342,7 @@ function M.build(graph)
   for _, group in ipairs(b.list) do
     if not group.gone then groups[#groups + 1] = form.finish(b, group) end
   end
-  return { groups = groups, alias = b.v.alias, facts = f, views = b.v }
+  return { groups = groups, alias = b.v.alias, facts = f, views = b.v, choices = b.choices }
 end
 
 return M

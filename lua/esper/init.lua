@@ -1,15 +1,16 @@
 --- Esper for scripts: `local esper = require "esper"`. Over the pipeline (compile.lua), the store (urza.lua), certificates
 -- (validate.lua). One session per Lua state: a store, a thread pool, both opened on first use.
 --
---   esper.compile(source, { set=, mode=, dtype=, passes=, certify= }) -> kernel | nil, message, status
+--   esper.compile(source, { set=, mode=, dtype=, passes=, certify=, size= }) -> kernel | nil, message, status
 --       source: catalogue name, path of a .lua file (run in the sandbox) or of a first-generation .json description, or a
 --       declaration made with `blueprint` here
+--       size = { batch = 1 }: of the runs to come, for the choices tuned for such (tuning.lua); the kernel serves all sizes
 --       certify = true proves the kernel unless the store has its certificate; a kernel that fails is refused (ECERT)
 --   esper.run(source, { x = tensor }, options) -> { y = tensor }    compile, prove, run
 --   esper.certify(kernel, options) -> certificate, problem    anew; a passing one is stored with the kernel; problem: text
 --       when the store could not follow
---   esper.tune(source, { set=, mode=, dtype=, size=, budget= }) -> report     measures what recipes leave open (tune.lua); what
---       is faster is kept in the store, where later compiles find it
+--   esper.tune(source, { set=, mode=, dtype=, size=, budget=, threads= }) -> report     measures what recipes leave open, in the
+--       caller's thread (tune.lua); what is faster is kept in the store, where later compiles of any process find it
 --   esper.dump(source, stage, options) -> text       esper.catalogue() -> names
 --   esper.tensor, esper.randn{2, 3}, esper.load "x.npy", esper.blueprint
 --   esper.set_threads(n)                              threads kernels may use; 0 = all cores
@@ -80,7 +81,7 @@ end
 
 -- Who builds the graph: a file or catalogue name runs in the sandbox, a declaration made in this state here.
 local function pipeline_options(source, opts)
-  local out = { set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes }
+  local out = { set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes, size = opts.size }
   if type(source) ~= "string" then
     out.build = require("esper.blueprint").build
   elseif source:match("%.json$") then
@@ -141,6 +142,7 @@ end
 -- failing one takes the record out of it.
 function M.certify(kernel, opts)
   opts = opts or {}
+  if type(opts) ~= "table" then error(("options are %s, wanted a table"):format(type(opts)), 2) end
   opts.pool = kernel.pool
   local validate = require "esper.validate"
   kernel.certificate = validate.certify(kernel, opts)
@@ -163,32 +165,35 @@ function M.run(source, inputs, opts)
   return kernel:run(inputs, opts)
 end
 
--- What tuning found goes into the store, or out of it when the defaults are best: true when it is kept; nil, message, status.
+-- What tuning found goes into the store: true when there is something; nil, message, status.
 local function keep_tuning(store, report)
-  local artifact, ok, why, status = require "esper.artifact", nil, nil, nil
-  local found = next(report.tuning) ~= nil
-  if found then
-    ok, why, status = artifact.save_tuning(store.ptr, report.source, require("esper.tuning").encode(report.tuning))
-  else
-    ok, why, status = artifact.drop_tuning(store.ptr, report.source)
-  end
-  if ok == nil then return nil, "the choices cannot be stored: " .. why, status end
-  if not ok then return false end -- there were none and there are none
-  local case = report.case
-  ok, why, status = M.compile(case.source, { anew = true, set = case.set, mode = case.mode, dtype = case.dtype })
+  local artifact, tuning, case = require "esper.artifact", require "esper.tuning", report.case
+  local before = artifact.tuning(store.ptr, report.source) or ""
+  local after = tuning.with(before, report.sizes, tuning.encode(report.tuning))
+  if before == after then return next(report.tuning) ~= nil end
+  local ok, why, status = artifact.save_tuning(store.ptr, report.source, after)
+  if not ok then return nil, "the choices cannot be stored: " .. why, status end
+  ok, why, status = M.compile(case.source, { anew = true, set = case.set, mode = case.mode, dtype = case.dtype, size = case.size })
   if not ok then return nil, why, status end
-  return found
+  return next(report.tuning) ~= nil
 end
 
 function M.tune(source, opts)
   local store, why, status = M.store()
   if not store and why then return nil, why, status end
-  local function known(r)
-    local text = store and require("esper.artifact").tuning(store.ptr, r)
-    return text and require("esper.tuning").decode(text)
+  local function known(r, sizes)
+    local tuning = require "esper.tuning"
+    local record = store and require("esper.artifact").tuning(store.ptr, r)
+    local text = record and tuning.nearest(record, sizes)
+    return text and tuning.decode(text)
   end
-  local report
-  report, why, status = require("esper.tune").run(source, setmetatable({ known = known }, { __index = opts or {} }))
+  opts = opts or {}
+  local pool, report = opts.pool, nil
+  if (opts.threads or 1) ~= 1 then
+    pool, why = require("esper.bench").pool(opts.threads)
+    if not pool then return nil, why end
+  end
+  report, why, status = require("esper.tune").run(source, setmetatable({ known = known, pool = pool }, { __index = opts }))
   if not report then return nil, text_of(why), status end
   report.kept = false
   if not store then return report end

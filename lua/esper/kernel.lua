@@ -89,21 +89,47 @@ end
 -- Tensors by name and nothing else, so that pairs() sees these alone; the plan they belong to is in the metatable.
 local function params_of(plan) return setmetatable({}, { __index = Params, plan = plan }) end
 
-function Kernel:params(seed)
+-- Params with make(value, role, extents) for every parameter and buffer; nil, message, status after the first failure.
+local function each_param(self, make)
   local out = params_of(self.plan)
   for _, role in ipairs { "param", "buffer" } do
     for _, value in ipairs(self:values(role)) do
-      local shape = extents_text(self.plan_dims, value.shape)
-      local t = tensor.new(value.dtype, shape)
-      local extents = native.new("int64_t[8]", shape)
-      if C.es_init_fill(value.v.init, value.v.f0, value.v.f1, value.name, value.v.dtype, #shape, extents, seed or 0, t.data,
-          fresh()) ~= 0 then
-        return failure()
-      end
+      local t, why, status = make(value, role, extents_text(self.plan_dims, value.shape))
+      if not t then return nil, why, status end
       out[value.name] = t
     end
   end
   return out
+end
+
+function Kernel:params(seed)
+  return each_param(self, function(value, _, shape)
+    local t, v = tensor.new(value.dtype, shape), value.v
+    local extents = native.new("int64_t[8]", shape)
+    if C.es_init_fill(v.init, v.f0, v.f1, value.name, v.dtype, #shape, extents, seed or 0, t.data, fresh()) ~= 0 then
+      return failure()
+    end
+    return t
+  end)
+end
+
+-- The tensor when it is what the kernel takes as this parameter; nil, message that names `from`, status.
+local function fitting(self, t, value, role, shape, from)
+  local got, want = table.concat(t.shape, ", "), table.concat(shape, ", ")
+  if t.dtype == value.dtype and got == want then return t end
+  return nil, ("%s: %s[%s], but %s '%s' of %s is %s[%s]"):format(from, t.dtype, got, role, value.name, self.name, value.dtype, want),
+    t.dtype ~= value.dtype and "EDTYPE" or "ESHAPE"
+end
+
+-- The params a caller gave, when every one is there and fits.
+local function check_params(self, given)
+  if type(given) ~= "table" then return nil, ("params is %s, wanted what k:params() gives"):format(type(given)), "EARG" end
+  local params, why, status = each_param(self, function(value, role, shape)
+    local t = given[value.name]
+    if tensor.is(t) then return fitting(self, t, value, role, shape, "params") end
+    return nil, ("params: %s '%s' of %s is missing"):format(role, value.name, self.name), "ENAME"
+  end)
+  return params and given, why, status
 end
 
 function Params:freeze()
@@ -135,21 +161,12 @@ function Params:save(directory)
 end
 
 function M.load_params(kernel, directory)
-  local out = params_of(kernel.plan)
-  for _, role in ipairs { "param", "buffer" } do
-    for _, value in ipairs(kernel:values(role)) do
-      local shape = extents_text(kernel.plan_dims, value.shape)
-      local path = directory .. "/" .. value.name .. ".npy"
-      local t, why, status = tensor.load(path)
-      if not t then return nil, why, status end
-      if t.dtype ~= value.dtype or table.concat(t.shape, ", ") ~= table.concat(shape, ", ") then
-        return nil, ("%s: %s[%s], but %s '%s' of %s is %s[%s]"):format(path, t.dtype, table.concat(t.shape, ", "), role, value.name,
-          kernel.name, value.dtype, table.concat(shape, ", ")), t.dtype ~= value.dtype and "EDTYPE" or "ESHAPE"
-      end
-      out[value.name] = t
-    end
-  end
-  return out
+  return each_param(kernel, function(value, role, shape)
+    local path = directory .. "/" .. value.name .. ".npy"
+    local t, why, status = tensor.load(path)
+    if not t then return nil, why, status end
+    return fitting(kernel, t, value, role, shape, path)
+  end)
 end
 
 -- ---- runs ----
@@ -158,6 +175,9 @@ function Kernel:certify(options) return require("esper").certify(self, options) 
 
 --- The values of all inputs, when `given` has a fitting tensor for each and no other; nil, message, status.
 function Kernel:check_inputs(given)
+  if type(given) ~= "table" then
+    return nil, ("inputs are %s, wanted a table of tensors by name"):format(given == nil and "missing" or type(given)), "EARG"
+  end
   local values, known = self:values("input"), {}
   for _, value in ipairs(values) do
     known[value.name] = true
@@ -202,18 +222,18 @@ end
 
 function Kernel:run(given, options)
   options = options or {}
+  if type(options) ~= "table" then return nil, ("options are %s, wanted a table"):format(type(options)), "EARG" end
   if not (self.certificate and self.certificate.passed) and not options.unproved then
     return nil, ("kernel %s is not proved: call certify() on it first, or compile with certify = true"):format(self.name), "ECERT"
   end
   local inputs, why, status = self:check_inputs(given)
   if not inputs then return nil, why, status end
-  local symbols, all = self:solve(inputs, given)
-  if not symbols then return nil, all, "ESHAPE" end
-  local params = options.params
-  if not params then
-    params, why, status = self:params(options.seed)
-    if not params then return nil, why, status end
-  end
+  local symbols, all, unsolved = self:solve(inputs, given)
+  if not symbols then return nil, all, unsolved end
+  local params
+  if options.params == nil then params, why, status = self:params(options.seed)
+  else params, why, status = check_params(self, options.params) end
+  if not params then return nil, why, status end
   local data = native.new("void *[?]", C.es_plan_value_count(self.plan) + 1)
   for _, value in ipairs(inputs) do data[value.index] = given[value.name].data end
   for _, role in ipairs { "param", "buffer" } do

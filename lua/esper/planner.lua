@@ -3,10 +3,13 @@
 --
 -- Invariant: two temporaries share a slot only when their lives, counted in groups, do not touch: a life spans from the
 -- group that stores the value to the last group that reads it, both included, so no group's output overlaps
--- anything the group reads. New values of buffers live to the end, where the run time copies them over.
+-- anything the group reads. An output's memory is such a slot too, until the group that stores the output. New values of
+-- buffers live to the end, where the run time copies them over.
 --
 --   planner.build{ groups = group.build's result, source = graph before the passes, code = { { steps=, temps= }, ... } }
 --     -> { plan = es_plan *, naive = text, slots = n } | nil, message, status
+--   planner.part{ groups =, source =, group = n, steps =, temps = } -> { plan =, values = { [node] = value index } }
+--     group n alone: what it reads and writes besides leaves, which keep their numbers, is for the caller to place
 --   naive: bytes of all intermediate values, each computed into memory of its own, as a node by node execution would; the
 --   plan's workspace is what is left of them after fusion, taking turns
 local cost = require "esper.cost"
@@ -18,6 +21,8 @@ local given = { input = true, param = true, buffer = true }
 
 local Planner = {}
 Planner.__index = Planner
+
+local MANY = 200 -- lives; beyond so many one order of serving them has to do
 
 local function fail(message, status) error({ message = message, status = status }, 0) end
 
@@ -105,36 +110,81 @@ local function overlaps(slot, life)
   return false
 end
 
--- What is kept gets a slot of its own. The rest: largest first, each into the free slot it fits best: the same size, else
--- the smallest that is larger, else the largest.
-function Planner:share(list)
-  local size, slots = typical(self.f.D), {}
-  for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
-  table.sort(list, function(a, b)
+-- The outputs as slots: taken from the group on that stores them.
+function Planner:output_slots(size)
+  local f, D, slots, groups = self.f, self.f.D, {}, self.groups.groups
+  for n, group in ipairs(groups) do
+    for _, id in ipairs(group.outputs) do
+      if self.output[id] then
+        local bytes = D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]]))
+        local slot = { output = self.index[id], busy = {}, size = size(bytes), bytes = bytes, dtype = f.dtype[id] }
+        for later = n, #groups do slot.busy[later] = true end
+        slots[#slots + 1] = slot
+      end
+    end
+  end
+  return slots
+end
+
+-- May `life` be in this slot? In an output when it is a value of no wider type, surely not larger.
+function Planner:suits(slot, life)
+  if overlaps(slot, life) then return false end
+  if not slot.output then return true end
+  local dtype = life.node and self.f.dtype[life.node]
+  return dtype and not self.update[life.node] and native.dtypebytes[dtype] <= native.dtypebytes[slot.dtype]
+    and (life.bytes == slot.bytes or self.f.D:ge(slot.bytes, life.bytes))
+end
+
+-- Slots for all lives: { [life] = slot } and the bytes they take. What is kept gets a slot of its own. The rest: largest
+-- first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest. Of equal
+-- ones the earliest first, or the latest.
+function Planner:assign(list, size, latest)
+  local slots, chosen, total, sorted = self:output_slots(size), {}, 0, { unpack(list) }
+  table.sort(sorted, function(a, b)
     if a.size ~= b.size then return a.size > b.size end
-    return a.order < b.order
+    return (a.order < b.order) ~= latest and a.order ~= b.order
   end)
-  for _, life in ipairs(list) do
+  for _, life in ipairs(sorted) do
     local best, waste
     for _, slot in ipairs(life.kept and {} or slots) do
-      if not overlaps(slot, life) then
+      if self:suits(slot, life) then
         local w = slot.bytes == life.bytes and -1 or slot.size - life.size
         if not best or w < waste then best, waste = slot, w end
       end
     end
     if not best then
-      best = { index = C.es_plan_slot(self.plan), busy = {}, size = life.size, bytes = life.bytes, given = {} }
-      if best.index < 0 then fail("plan: no memory for a slot", "ENOMEM") end
-      if life.kept then C.es_plan_slot_keep(self.plan, best.index) else slots[#slots + 1] = best end
+      best = { busy = {}, size = life.size, bytes = life.bytes, kept = life.kept }
+      if not life.kept then slots[#slots + 1], total = best, total + life.size end
     end
     for n = life.first, life.last do best.busy[n] = true end
-    life.slot = best.index
-    if not best.given[life.bytes] then
-      best.given[life.bytes] = true
-      if C.es_plan_slot_size(self.plan, best.index, life.bytes) ~= 0 then fail("plan: no memory for a slot", "ENOMEM") end
+    chosen[life] = best
+  end
+  return chosen, total
+end
+
+-- Gives every life its slot, or its output: they are free early on, so that it may be best to serve the latest lives first.
+function Planner:share(list)
+  local size, count = typical(self.f.D), 0
+  for i, life in ipairs(list) do life.size, life.order = size(life.bytes), i end
+  local chosen, total = self:assign(list, size, false)
+  if total > 0 and #list <= MANY then
+    local other, less = self:assign(list, size, true)
+    chosen = less < total and other or chosen
+  end
+  for _, life in ipairs(list) do
+    local slot = chosen[life]
+    if not slot.output and not slot.index then
+      slot.index, slot.given = C.es_plan_slot(self.plan), {}
+      if slot.index < 0 then fail("plan: no memory for a slot", "ENOMEM") end
+      if slot.kept then C.es_plan_slot_keep(self.plan, slot.index) else count = count + 1 end
+    end
+    life.slot, life.output = slot.index, slot.output
+    if slot.index and not slot.given[life.bytes] then
+      slot.given[life.bytes] = true
+      if C.es_plan_slot_size(self.plan, slot.index, life.bytes) ~= 0 then fail("plan: no memory for a slot", "ENOMEM") end
     end
   end
-  return #slots
+  return count
 end
 
 -- The value of the buffer an update is for: es_graph_root saw to it that the graph has one.
@@ -152,7 +202,7 @@ function Planner:place(list)
         shape = f.shape[root.node], slot = life.slot, buffer = self:buffer_of(root.name) }
     else
       self.index[life.node] = self:value { role = "temp", dtype = f.dtype[life.node], shape = f.shape[life.node],
-        slot = life.slot }
+        slot = life.slot, buffer = life.output }
     end
   end
 end
@@ -241,16 +291,54 @@ local function build(p, options)
   return { plan = p.plan, naive = f.D:text(naive), slots = slots }
 end
 
-function M.build(options)
+-- Every stored value the group touches, in node order.
+function Planner:touched(group)
+  local list, known = {}, {}
+  local function add(id)
+    if not self.index[id] and not known[id] then list[#list + 1], known[id] = id, true end
+  end
+  for _, id in ipairs(group.outputs) do add(id) end
+  for _, args in pairs(group.args) do
+    for _, arg in ipairs(args) do
+      if arg.base then add(arg.base) end
+    end
+  end
+  table.sort(list)
+  return list
+end
+
+local function part(p, options)
+  local f, n, values, lives = p.f, options.group, {}, {}
+  p:signature(options.source)
+  for _, id in ipairs(p:touched(p.groups.groups[n])) do
+    local role = p.groups.fixed[id] and "param" or "output" -- what outlasts a run may be read by steps that run once
+    p.index[id] = p:value { role = role, name = "%" .. id, dtype = f.dtype[id], shape = f.shape[id] }
+    values[id] = p.index[id]
+  end
+  for i, temp in ipairs(options.temps) do
+    lives[i] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept }
+  end
+  p:share(lives)
+  p:place(lives)
+  for _, step in ipairs(options.steps) do p:step(n, step) end
+  local none = f.D:const(0)
+  if C.es_plan_finish(p.plan, none, none, native.fresh()) ~= 0 then
+    local _, message, status = native.failure()
+    fail(message, status)
+  end
+  return { plan = p.plan, values = values }
+end
+
+local function planned(how, options)
   local groups = options.groups
   local plan = C.es_plan_new(groups.facts.D.ptr)
-  if plan == nil then return nil, "plan: out of memory", "ENOMEM" end
+  if plan == nil then fail("plan: out of memory", "ENOMEM") end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
     index = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
-  local ok, result = pcall(build, p, options)
-  if ok then return result end
-  if type(result) == "table" then return nil, result.message, result.status end
-  return nil, result, "EINTERNAL"
+  return how(p, options)
 end
+
+function M.build(options) return planned(build, options) end
+function M.part(options) return planned(part, options) end
 
 return M

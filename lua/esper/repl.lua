@@ -136,6 +136,18 @@ local function problem(e)
   return e
 end
 
+-- What a chunk gave; an expected failure (nil, message, status) reads as one line.
+local function print_results(ok, ...)
+  local first, why, status = ...
+  if not ok then
+    print("error: " .. problem(first))
+  elseif first == nil and type(why) == "string" and select("#", ...) == 3 and tostring(status):find "^E%u+$" then
+    print(("error: %s (%s)"):format(problem(why), status))
+  else
+    for i = 1, select("#", ...) do print(show((select(i, ...)), 0)) end
+  end
+end
+
 function M.run(rearm)
   local line, env = require "esper_line", environment()
   if line.terminal then
@@ -156,9 +168,7 @@ function M.run(rearm)
       if not chunk then
         print("error: " .. problem(why))
       else
-        local results = { pcall(chunk) }
-        if not results[1] then print("error: " .. problem(results[2])) end
-        for i = 2, results[1] and table.maxn(results) or 0 do print(show(results[i], 0)) end
+        print_results(pcall(chunk))
       end
     end
   end

@@ -83,21 +83,22 @@ local function renamed(unit, step, ids, streams)
   return out
 end
 
---- Steps and temporaries of a group, as unit:group gives them.
+--- Steps and temporaries of a group, as unit:group gives them, and its signature: what tuned choices are kept under.
 function Reuse:group(group)
   local key, ids, streams = signature(self.f, group, self.unit.fixed)
   local first = self.known[key]
   local to, stream_to
   if first then to, stream_to = mapped(first.ids, ids), mapped(first.streams, streams) end
   if not (to and stream_to) then
-    self.unit.present = tuning.digest(key)
+    local present = tuning.digest(key)
+    self.unit.present = present
     local steps, temps = self.unit:group(group)
-    self.known[key] = first or { ids = ids, streams = streams, steps = steps, temps = temps }
-    return steps, temps
+    self.known[key] = first or { ids = ids, streams = streams, steps = steps, temps = temps, signature = present }
+    return steps, temps, present
   end
   local steps = {}
   for i, step in ipairs(first.steps) do steps[i] = renamed(self.unit, step, to, stream_to) end
-  return steps, first.temps
+  return steps, first.temps, first.signature
 end
 
 return M

@@ -19,6 +19,9 @@ local CTYPE = { f32 = "float *", f64 = "double *", i32 = "int32_t *", i64 = "int
   bool = "uint8_t *", bf16 = "uint16_t *", f16 = "uint16_t *" }
 
 local ALIGNMENT = 64 -- a vector that crosses a cache line costs twice
+-- Large tensors begin at a page: a load whose address ends in the same 12 bits as one that is being written waits for it, and
+-- tensors made one after the other would lie just so.
+local LARGE, PAGE = 65536, 4096
 
 local function product(shape)
   local n = 1
@@ -38,12 +41,17 @@ end
 function M.new(dtype, shape)
   local bytes = native.dtypebytes[dtype]
   if not bytes then error("no dtype '" .. tostring(dtype) .. "'; there are f32 f64 i32 i64 u8 bool", 2) end
+  if type(shape) ~= "table" then error(("the shape is %s, wanted an array of extents"):format(type(shape)), 2) end
+  for i, e in ipairs(shape) do
+    if type(e) ~= "number" or e < 0 or e % 1 ~= 0 then error(("extent %d of the shape is %s"):format(i, tostring(e)), 2) end
+  end
   local count = product(shape)
-  if not (count >= 0 and count <= 2 ^ 40) then error("a tensor of " .. tostring(count) .. " elements is over the limit 2^40", 2) end
-  local memory = C.es_alloc(count * bytes + ALIGNMENT)
+  if count > 2 ^ 40 then error("a tensor of " .. tostring(count) .. " elements is over the limit 2^40", 2) end
+  local alignment = count * bytes >= LARGE and PAGE or ALIGNMENT
+  local memory = C.es_alloc(count * bytes + alignment)
   if memory == nil then error(("no memory for a tensor of %.0f bytes"):format(count * bytes), 2) end
   local t = M.adopt(memory, dtype, shape)
-  local shift = -native.address(memory) % ALIGNMENT
+  local shift = -native.address(memory) % alignment
   t.data = native.cast(CTYPE[dtype], native.cast("char *", memory) + shift)
   return t
 end
@@ -106,6 +114,7 @@ end
 
 --- A tensor from a .npy file | nil, message, status.
 function M.load(path)
+  if type(path) ~= "string" then return nil, ("the path is %s, wanted a string"):format(type(path)), "EARG" end
   local head, data = native.new("es_npy"), native.new("void *[1]")
   if C.es_npy_read(path, head, data, native.fresh()) ~= 0 then return native.failure() end
   local shape, dtype = {}, native.dtypename[head.dtype]

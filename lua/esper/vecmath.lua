@@ -1,17 +1,18 @@
 --- Transcendentals and pointwise nodes on vector registers, f32 and f64 from one source. Used by
 -- emit_chain.lua and recipes.
 --
--- Functions (b, v) -> v. Largest error in ulps of the result, denormal results included, whether products and sums are
--- fused (avx512, avx2) or not (plain C), against the C library in (long) double: seen over every 7th f32 (log: all; sigmoid and
--- silu: all from 1e-7 to 1) and 2e7 f64 spread over exponents and the range where the function lives. spec/vecmath_spec.lua
--- samples it on every instruction set; with ESPER_SPEC_SWEEP it takes every f32.
+-- Functions (b, v) -> v. Largest error in ulps of the result, denormal results included, against the C library in (long)
+-- double: seen over every 5th f32 (log: all) and 2e7 f64 spread over exponents and the range where the function lives.
+-- spec/vecmath_spec.lua samples it on every instruction set; with ESPER_SPEC_SWEEP it takes every f32.
 --                      f32      f64    domain; special values are the limits of the exact function; NaN stays
 --   exp exp_below      1.2      1.2    all; exp_below up to 40. Fused 0.9
 --   log                0.9      0.8    all; log(+-0) = -inf, below 0 NaN
---   tanh               1.2      1.2    all
+--   tanh               1.8      2.0    all; 2.3 in plain C, whose products and sums are not fused
 --   erf                1.8      1.7    all
 --   sigmoid silu       2.0      2.0    all; silu NaN at -inf, as gelu and gelu_tanh
---   gelu               3.6      5.3    all
+--   sigmoid_near       1.5      2.0    |x| <= 1
+--   gelu_near          3.0      5.5    |x| <= 1
+--   gelu               3.9      5.5    all
 --   gelu_tanh          210     1800    all; in the tail below 0 an error of the exponent u counts |u| times
 --   sin cos            2.5      2.4    |x| <= 1e4 (f32), 1e6 (f64)
 --   rsqrt              1.5      1.5    all
@@ -26,22 +27,23 @@ local K = {
   f32 = {
     mantissa = 23, bias = 127, sign = -2147483648,
     ln2 = { 0x1.62e4p-1, 1.4286068203094173e-06 },   -- high part: 15 bits
-    exp_low = -122, exp_high = 100, far_low = -200,  -- beyond these exp, exp, x exp(x) is 0, inf, 0
+    exp_low = -122, exp_high = 100,                  -- beyond these exp is 0, inf
     exp = { 0.49999994, 0.166665211, 0.041668389, 0.00836874545, 0.00138145417 },                  -- 2^-28
-    weight = { 1, 1, 0.499992311, 0.166671157, 0.0418903306, 0.0083125013 },                       -- 2^-23.1
+    weight = { 120.520131769, 120.52008491, 60.2587083128, 20.0877991269, 5.05188579441, 1 },      -- 2^-23.6
+    tanh = { 2.00000722, 0.799648186 },                                                           -- 2^-27
+    sigmoid_near = { 0.249999978, -0.0208329283, 0.00208114696, -0.000205855904, 1.62389446e-05 },  -- 2^-27.7
+    gelu_near = { 0.398942278, -0.0664903144, 0.00997307838, -0.00118578499, 0.000112952174, -7.46289502e-06 },  -- 2^-30.8
     shift = 0x1.8p23, shift_bits = 0x4b400000,       -- adding it rounds to a whole number, in the low bits
-    one_from = 30,                                   -- sigmoid, and tanh of half of it, round to 1 from here on
-    tanh_small = 0.65,
-    tanh = { -0.333332598, 0.133308306, -0.0536880232, 0.0204694252, -0.00551516842 },             -- 2^-27
-    sqrt_half = 0x3f3504f3, one = 0x3f800000, normal = 0x1p-126, lift = 25, raise = 64,
+    one_from = 32, out_low = -109.5,                 -- beyond these sigmoid is 1, sigmoid and x sigmoid(x) are 0
+    sqrt_half = 0x3f3504f3, one = 0x3f800000, normal = 0x1p-126, lift = 32, raise = 64,
     log = { 0.666666627, 0.400003344, 0.285373271, 0.235818297 },                                  -- 2^-36
     erf = { 0.12837911, -0.37612626, 0.112835854, -0.026853811, 0.00518832728, -0.000801018905,
             7.853844e-05 },                                                                        -- 2^-29
     erf_one = 4.5,                                   -- erf rounds to 1 from here on
     tail_end = 14.75, tail_mask = -4096,             -- the mask keeps 12 bits, whose square is exact
-    root = 0x1.40d932p1,                             -- sqrt(2 pi)
-    mills_p = { 1.0869261, 0.567237794, 0.171387568, 0.0299875364, 0.002511119 },
-    mills_r = { 1.26299286, 0.417680085, 0.0751374662, 0.00629503559 },                         -- 2^-30
+    root = 2.50663376,                               -- sqrt(2 pi), about
+    mills_p = { 0.9171349561, 0.3967336006, 0.09152663698, 0.00976878851 },
+    mills_r = { 0.923406763, 0.2313029554, 0.02440310476 },                                     -- 2^-25.8 up to 13.2
     half_pi = { 1.5703125, 0.00048375129699707031, 7.5495336204767227e-08, 2.5633441515945189e-12 }, -- 11, 11, 11, 24 bits
     sin = { -0.166666672, 0.00833332911, -0.000198392561, 2.71756539e-06 },                        -- 2^-37
     cos = { 0.0416666679, -0.00138888834, 2.47994376e-05, -2.72033219e-07 },                       -- 2^-43
@@ -49,17 +51,14 @@ local K = {
   f64 = {
     mantissa = 52, bias = 1023, sign = -2 ^ 63,
     ln2 = { 0.69314718055829871, 1.6465949582897082e-12 }, -- high part: 38 bits
-    far_low = -1500, exp_low = -800, exp_high = 720,
+    exp_low = -800, exp_high = 720,
     exp = { 0.5, 0.16666666666666682, 0.041666666666666095, 0.0083333333333169817, 0.0013888888889116355,
             0.0001984126989651574, 2.480158692572994e-05, 2.7557234727262864e-06, 2.7557582271226722e-07,
             2.5112084684549704e-08, 2.0826586083050111e-09 },                                      -- 2^-64
     shift = 0x1.8p52, shift_bits = 0x4338 * 2 ^ 48,
-    one_from = 60,
-    tanh_small = 0.65,
-    tanh = { -0.33333333333333331, 0.13333333333332914, -0.053968253967979149, 0.021869488527035668, -0.0088632353509911933,
-             0.0035921257745585495, -0.0014558149933925557, 0.00058991128774142773, -0.0002386359908752333,
-             9.5428605435165633e-05, -3.6129305319345536e-05, 1.1350879276874389e-05, -2.0965720907379518e-06 }, -- 2^-64
-    sqrt_half = 0x3fe6a09e * 2 ^ 32, one = 0x3ff00000 * 2 ^ 32, normal = 0x1p-1022, lift = 54, raise = 512,
+    tanh = { 2.0000000000000127, 0.79999999999728313, -0.0038095236214641827, 0.00016930648938649882, -8.057858799e-06 }, -- 2^-58
+    one_from = 64, out_low = -755,
+    sqrt_half = 0x3fe6a09e * 2 ^ 32, one = 0x3ff00000 * 2 ^ 32, normal = 0x1p-1022, lift = 128, raise = 512,
     log = { 0.66666666666666663, 0.40000000000006208, 0.28571428569095136, 0.22222222645611658, 0.18181775748886747,
             0.15387087476382874, 0.1325018587702089, 0.13250757596250845 },                        -- 2^-65
     erf = { 0.12837916709551256, -0.37612638903183754, 0.11283791670955119, -0.026866170645129733, 0.005223977625422086,
@@ -103,93 +102,98 @@ local function with_sign_of(b, v, x)
   return b:bits(b:or_(b:bits(v), b:and_(b:bits(x), b:isplat(K[b.ftype].sign))))
 end
 
--- For c = ln 2 times `over`: n = x / c rounded to a whole number, t whose low bits hold n, and r = x - n c. |n| stays
--- below 2^21. NaN: r is NaN, the others anything. `near`: n is taken for that instead, r of x all the same.
-local function reduce(b, x, over, near)
+-- For c = ln 2 times `over`: n = x / c rounded to a whole number, t whose low bits hold n + `field`, and r = x - n c. |n|
+-- stays below 2^21. NaN: r is NaN, the others anything. `of`: r = of - n c instead, c in one constant where products are fused,
+-- which n that are not small would show.
+local function reduce(b, x, over, field, of)
   local k = K[b.ftype]
-  local t = b:fma(near or x, b:splat(1.4426950408889634 / over), b:splat(k.shift))
-  local n = b:sub(t, b:splat(k.shift))
-  return n, t, b:fma(n, b:splat(-k.ln2[2] * over), b:fma(n, b:splat(-k.ln2[1] * over), x))
+  local shift = b:splat(k.shift + field)
+  local t = b:fma(x, b:splat(1.4426950408889634 / over), shift)
+  local n = b:sub(t, shift)
+  if of and b.lanes > 1 then return n, t, b:fma(n, b:splat(-0.69314718055994531 * over), of) end
+  return n, t, b:fma(n, b:splat(-k.ln2[2] * over), b:fma(n, b:splat(-k.ln2[1] * over), of or x))
 end
 
--- q with e^(s r) = 1 + r q for |s r| <= 0.35; s is a power of two or minus one.
-local function slope(b, r, s)
-  local c = {}
-  for i, v in ipairs(K[b.ftype].exp) do c[i + 1] = v * s ^ (i + 1) end
-  c[1] = s
+-- 2^(n + field - bias) of reduce()'s t, n + field being the exponent's bits.
+local function power(b, t) return b:bits(b:shl(b:bits(t), K[b.ftype].mantissa)) end
+
+-- v 2^(n + field) likewise, v no NaN (its bits may leave none).
+local function raised(b, v, t) return b:bits(b:iadd(b:bits(v), b:shl(b:bits(t), K[b.ftype].mantissa))) end
+
+-- q with e^(s r) = 1 + r q / scale for |s r| <= 0.35; s is a power of two or minus one, scale a power of two.
+local function slope(b, r, s, scale)
+  local c = { s * (scale or 1) }
+  for i, v in ipairs(K[b.ftype].exp) do c[i + 1] = v * s ^ (i + 1) * (scale or 1) end
   return polynomial(b, r, c)
 end
 
-local function power_of_two(b, i)
-  local k = K[b.ftype]
-  return b:bits(b:iadd(b:shl(i, k.mantissa), b:isplat(k.one)))
-end
-
--- Two normal numbers with product 2^(n + lift), from t of reduce().
-local function two_powers(b, t, lift)
-  local n = b:isub(b:bits(t), b:isplat(K[b.ftype].shift_bits))
-  if lift > 0 then n = b:iadd(n, b:isplat(lift)) end
-  local half = b:sar(n, 1)
-  return power_of_two(b, half), power_of_two(b, b:isub(n, half))
-end
-
--- v 2^n, rounded once, with n and t of reduce().
+-- v 2^n, rounded once, with n and t of reduce(), field 0.
 local function scaled(b, v, n, t)
   if b.isa == "avx512" then return b:scalef(v, n) end
-  local first, second = two_powers(b, t, 0)
-  return b:mul(b:mul(v, first), second)
+  local k = K[b.ftype]
+  local whole = b:isub(b:bits(t), b:isplat(k.shift_bits))
+  local half = b:sar(whole, 1)
+  local function two(i) return b:bits(b:iadd(b:shl(i, k.mantissa), b:isplat(k.one))) end
+  return b:mul(b:mul(v, two(half)), two(b:isub(whole, half)))
 end
 
--- The same for n <= 60: 2^n lifted to a normal number is one power.
+-- The same for n <= 60, field = bias + raise: 2^n lifted to a normal number is one power.
 local function scaled_down(b, v, n, t)
-  local k = K[b.ftype]
   if b.isa == "avx512" then return b:scalef(v, n) end
-  local lifted = b:bits(b:iadd(b:shl(b:bits(t), k.mantissa), b:isplat(k.one + k.raise * 2 ^ k.mantissa)))
-  return b:mul(b:mul(v, lifted), b:splat(2 ^ -k.raise))
+  return b:mul(b:mul(v, power(b, t)), b:splat(2 ^ -K[b.ftype].raise))
 end
 
--- p + 1 + r q: the smaller of 1 and p joins r q first.
-local function three(b, p, r, q) return b:add(b:fma(q, r, b:min(p, b:splat(1))), b:max(p, b:splat(1))) end
-
--- x sigmoid(u) for u up to one_from, of x's sign; beyond that anything, at -inf the NaN of inf * 0. e^-u = m / p, p = 2^n
--- and m = 1 + r q, so it is x p / (p + m). p is lifted out of the denormals, or scales last: then n alone is bounded below,
--- and where r is large so is m.
-local function gated(b, x, u)
+-- Numerator and divisor of sigmoid(u) for out_low <= u <= one_from or NaN (the divisor is NaN then): e^-u = m / p, p = 2^n and
+-- m = 1 + r q, so it is p / (p + m), both lifted out of the denormals. The smaller of p and 1 joins r q first.
+local function logistic(b, u)
   local k = K[b.ftype]
-  if b.isa == "avx512" then
-    local n, _, r = reduce(b, u, 1, at_least(b, k.far_low, u))
-    return b:scalef(b:div(x, three(b, b:scalef(b:splat(1), n), r, slope(b, r, -1))), n)
-  end
-  local _, t, r = reduce(b, at_least(b, k.exp_low, u), 1)
-  local lifted = b:mul(two_powers(b, t, k.lift))
-  local whole = three(b, b:mul(lifted, b:splat(2 ^ -k.lift)), r, slope(b, r, -1))
-  return b:mul(b:div(b:mul(x, lifted), whole), b:splat(2 ^ -k.lift))
+  local one = b:splat(2 ^ k.lift)
+  local _, t, r = reduce(b, u, 1, k.bias + k.lift)
+  local p = power(b, t)
+  return p, b:add(b:fma(slope(b, r, -1, 2 ^ k.lift), r, b:min(p, one)), b:max(p, one))
+end
+
+local function bounded(b, x)
+  local k = K[b.ftype]
+  local low = at_most(b, k.one_from, x)
+  return at_least(b, k.out_low, low), low
+end
+
+-- x sigmoid(u) for u = x or one that leaves the bounds where x does. Beyond one_from it is x; at -inf NaN, that of inf * 0.
+local function gated(b, x, u)
+  local v, low = bounded(b, x)
+  local top, under = logistic(b, u == x and v or bounded(b, u))
+  return b:sub(b:div(b:mul(v, top), under), b:sub(low, x))
 end
 
 -- ---- functions ----
 
-local function exp_by(scale, b, x)
-  local n, t, r = reduce(b, at_least(b, K[b.ftype].exp_low, x), 1)
+local function exp_by(scale, b, x, field)
+  local n, t, r = reduce(b, at_least(b, K[b.ftype].exp_low, x), 1, field)
   return scale(b, b:fma(slope(b, r, 1), r, b:splat(1)), n, t)
 end
 
-function M.exp(b, x) return exp_by(scaled, b, at_most(b, K[b.ftype].exp_high, x)) end
+function M.exp(b, x) return exp_by(scaled, b, at_most(b, K[b.ftype].exp_high, x), 0) end
 
 --- e^x for x <= 40, or NaN: cheaper.
-function M.exp_below(b, x) return exp_by(scaled_down, b, x) end
+function M.exp_below(b, x) return exp_by(scaled_down, b, x, K[b.ftype].bias + K[b.ftype].raise) end
 
---- e^x for x <= 0, or NaN, as weights of a softmax want it: within 3 ulp and 0.05 |x| ulp, which the rounding of x = a - max (half
--- an ulp of x, 0.5 |x| ulp of the result) hides. f32 with fused products: ln 2 in one constant, a polynomial of
--- relative error 2^-23.1.
+--- e^x / weight_unit(b) for x <= 0, or NaN, as weights of a softmax want it: within 3 ulp and 0.05 |x| ulp, which the rounding of
+-- x = a - max (half an ulp of x, 0.5 |x| ulp of the result) hides. f32 with fused products: ln 2 in one constant, a polynomial
+-- whose leading coefficient is the unit.
 function M.weight(b, x)
   local k = K[b.ftype]
-  if b.ftype ~= "f32" or b.lanes == 1 then return M.exp_below(b, x) end
+  if M.weight_unit(b) == 1 then return M.exp_below(b, x) end
   local v = at_least(b, k.exp_low, x)
-  local t = b:fma(v, b:splat(1.4426950408889634), b:splat(k.shift))
-  local n = b:sub(t, b:splat(k.shift))
-  local r = b:fma(n, b:splat(-0.69314718055994531), v)
-  return scaled_down(b, polynomial(b, r, k.weight), n, t)
+  local _, t, r = reduce(b, v, 1, k.bias + k.raise, v)
+  local p = b:add(r, b:splat(k.weight[5]))
+  for i = 4, 1, -1 do p = b:fma(p, r, b:splat(k.weight[i])) end
+  return b:mul(p, power(b, t))
 end
+
+--- What weights are multiples of: they are lifted, so that the smallest one that counts is a normal number. That of 0 times
+-- this is exactly 1.
+function M.weight_unit(b) return b.ftype == "f32" and b.lanes > 1 and 2 ^ -K.f32.raise / K.f32.weight[1] or 1 end
 
 -- x = 2^e m, sqrt(1/2) <= m < sqrt 2, f = m - 1, s = f / (2 + f): log m = 2 atanh s = f - (f^2/2 -
 -- s (f^2/2 + R(s^2))).
@@ -212,57 +216,51 @@ function M.log(b, x)
   return b:select(b:lt(x, b:splat(0)), b:splat(NAN), y)
 end
 
--- 1 - 2 / (e^2a + 1) for a = |x| where the quotient is below 0.45, else x + x^3 P(x^2). The quotient is 2 p / (p + m) as
--- in gated().
+-- For a = |x| and u = tanh(s), a = n ln 2 / 2 + s, it is (2^n (1 + u) - (1 - u)) / (2^n (1 + u) + (1 - u)), and u = p / c with
+-- p = s (c - k z), z = s^2: both sums are taken over 2 / c. n becomes 1 where its difference cancels little. The size of c is chosen
+-- for small roundings: it lies just above 2.
 function M.tanh(b, x)
-  local k, one, a = K[b.ftype], b:splat(1), b:abs(x)
-  local _, t, r = reduce(b, at_most(b, k.one_from / 2, a), -0.5)
-  local p = power_of_two(b, b:bits(t))
-  local large = b:fma(b:div(p, b:fma(slope(b, r, 2), r, b:add(one, p))), b:splat(-2), one)
-  local z = b:mul(a, a)
-  local small = b:fma(b:mul(a, z), polynomial(b, z, k.tanh), a)
-  return with_sign_of(b, b:select(b:lt(a, b:splat(k.tanh_small)), small, large), x)
+  local k, a = K[b.ftype], at_most(b, K[b.ftype].one_from, b:abs(x))
+  local _, t, s = reduce(b, b:sub(a, b:splat(0.083)), 0.5, k.bias - 1, a)
+  local z = b:mul(s, s)
+  local c = polynomial(b, z, k.tanh)
+  local p = b:fma(s, c, b:mul(s, b:mul(z, b:splat(-2 / 3))))
+  local top = b:fma(b:sub(power(b, t), b:splat(0.5)), b:add(c, p), p)
+  return with_sign_of(b, b:div(top, b:add(top, b:sub(c, p))), x)
 end
 
--- p / (p + m) as in gated().
-function M.sigmoid(b, x)
-  local k = K[b.ftype]
-  local n, t, r = reduce(b, at_most(b, k.one_from, at_least(b, k.exp_low, x)), 1)
-  local p = b.isa == "avx512" and b:scalef(b:splat(1), n) or b:mul(two_powers(b, t, 0))
-  return b:div(p, three(b, p, r, slope(b, r, -1)))
-end
+function M.sigmoid(b, x) return b:div(logistic(b, (bounded(b, x)))) end
 
-local function weighed(b, x, u) return b:select(b:lt(b:splat(K[b.ftype].one_from), u), x, gated(b, x, u)) end
-
-function M.silu(b, x) return weighed(b, x, x) end
+function M.silu(b, x) return gated(b, x, x) end
 
 -- .5 x (1 + tanh v) = x sigmoid(2 v).
 function M.gelu_tanh(b, x)
   local c = 2 * math.sqrt(2 / math.pi)
-  return weighed(b, x, b:mul(x, b:fma(b:mul(x, x), b:splat(c * 0.044715), b:splat(c))))
+  return gated(b, x, b:mul(x, b:fma(b:mul(x, x), b:splat(c * 0.044715), b:splat(c))))
 end
 
--- a Phi(-a) e^(a^2/2) = T / (2 + sqrt(2 pi) T + a R(a)) for 0 <= a <= tail_end, T = a + a^2 P(a), P and R polynomials with
--- positive coefficients: where a is large the error of T cancels, and R counts little. Gives T and the divisor.
-local function mills(b, a)
-  local k = K[b.ftype]
-  local top = b:fma(b:mul(a, a), polynomial(b, a, k.mills_p), a)
-  local under = b:fma(top, b:splat(k.root), b:mul(a, polynomial(b, a, k.mills_r)))
-  return top, b:add(under, b:splat(2))
+-- a Phi(-a) e^(a^2/2) = a W / (2 + sqrt(2 pi) a W + a R(a)) for 0 <= a <= tail_end, W = 1 + a P(a), P and R polynomials with
+-- positive coefficients: where a is large the error of W cancels, and R counts little. Gives W and the divisor times `scale`,
+-- both times 1.5, where their roundings are small for small a.
+local function mills(b, a, scale)
+  local k, p, r = K[b.ftype], { 1.5 }, {}
+  for i, v in ipairs(k.mills_p) do p[i + 1] = 1.5 * v end
+  for i, v in ipairs(k.mills_r) do r[i] = 1.5 * scale * v end
+  local w = polynomial(b, a, p)
+  return w, b:fma(a, b:fma(w, b:splat(k.root * scale), polynomial(b, a, r)), b:splat(3 * scale))
 end
 
 -- x Phi(x) = max(x, 0) - a Phi(-a) for a = |x|; NaN at -inf. The square of a is taken exactly, in two parts: the leading
--- bits, whose square is exact, and the rest.
+-- bits, whose square is exact, and the rest. e^(-a^2/2) = 2^n / (1 + r q), 2^n and the divisor lifted out of the denormals.
 function M.gelu(b, x)
   local k = K[b.ftype]
   local a = at_most(b, k.tail_end, b:abs(x))
   local high = b:bits(b:and_(b:bits(a), b:isplat(k.tail_mask)))
-  local n, t, r = reduce(b, b:mul(high, high), -2)
+  local _, t, r = reduce(b, b:mul(high, high), -2, k.raise)
   r = b:fma(b:sub(a, high), b:add(a, high), r)
-  local top, under = mills(b, a)
-  top = b:fma(b:mul(top, r), slope(b, r, -0.5), top)
-  local y = b:sub(b:max(b:splat(0), x), scaled_down(b, b:div(top, under), n, t))
-  return b:select(b:eq(x, b:splat(-INF)), b:splat(NAN), y)
+  local w, under = mills(b, a, 2 ^ k.raise)
+  local tail = b:div(b:mul(a, raised(b, w, t)), b:fma(b:mul(under, r), slope(b, r, 0.5), under))
+  return b:sub(b:sub(x, b:min(x, b:splat(0))), tail)
 end
 
 -- |x| < 1: x + x P(x^2); else 1 - 2 Phi(-sqrt(2) |x|).
@@ -270,11 +268,22 @@ function M.erf(b, x)
   local k = K[b.ftype]
   local a = at_most(b, k.erf_one, b:abs(x))
   local t = b:mul(a, b:splat(math.sqrt(2)))
-  local top, under = mills(b, t)
-  local tail = b:mul(b:div(top, b:mul(t, under)), M.exp_below(b, b:neg(b:mul(a, a))))
+  local w, under = mills(b, t, 1)
+  local tail = b:mul(b:div(w, under), M.exp_below(b, b:neg(b:mul(a, a))))
   local large = with_sign_of(b, b:fma(b:splat(-2), tail, b:splat(1)), x)
   local small = b:fma(x, polynomial(b, b:mul(x, x), k.erf), x)
   return b:select(b:lt(a, b:splat(0.84)), small, large)
+end
+
+-- 1/2 + x P(x^2) for |x| <= 1.
+local function near(b, x, c) return c and b:fma(x, polynomial(b, b:mul(x, x), c), b:splat(0.5)) end
+
+--- The same for |x| <= 1 (or one rounding more), or NaN.
+function M.sigmoid_near(b, x) return near(b, x, K[b.ftype].sigmoid_near) or M.sigmoid(b, x) end
+
+function M.gelu_near(b, x)
+  local phi = near(b, x, K[b.ftype].gelu_near)
+  return phi and b:mul(x, phi) or M.gelu(b, x)
 end
 
 function M.rsqrt(b, x) return b:div(b:splat(1), b:sqrt(x)) end

@@ -27,6 +27,20 @@ local function to_float(p)
   return math.ldexp(low, e - 24)
 end
 
+local UNIT = { tanh = true, sigmoid = true, softmax = true }
+local KEEPS = { neg = true, abs = true, mul = true, round = true, maximum = true, minimum = true }
+
+-- Are all values of node `id` within -1 .. 1 (or NaN), whatever it reads? Looks at `depth` nodes in a row at most.
+local function small(graph, id, depth)
+  local op = graph:op(id)
+  if UNIT[op] then return true end
+  if depth == 1 or not (KEEPS[op] or M.copies[op] and op ~= "cast") then return false end
+  for _, input in ipairs(graph:inputs(id)) do
+    if not small(graph, input, depth - 1) then return false end
+  end
+  return true
+end
+
 local OP = {
   neg = function(b, x) return b:neg(x) end,
   abs = function(b, x) return b:abs(x) end,
@@ -109,6 +123,8 @@ function M.cost(op) return COST[op] or M.copies[op] and 0 or 1 end
 
 function M.node(b, graph, id, v)
   local op = graph:op(id)
+  local near = vm[op .. "_near"]
+  if near and not (op == "gelu" and graph:attr(id, "tanh") ~= 0) and small(graph, graph:inputs(id)[1], 4) then return near(b, v[1]) end
   local plain = OP[op] or op == "cast" and M.casts(graph, id) or M.copies[op] -- another cast that comes here keeps the dtype
   if plain then return plain(b, unpack(v, 1, 5)) end
   local with = ATTR[op] or error("no vector lowering for op " .. op)

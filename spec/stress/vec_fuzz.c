@@ -202,7 +202,7 @@ static void interpret(const es_vec *v, const int64_t *words) {
     const es_vec_code *code = &v->code[pc];
     const int32_t *at = code->at;
     switch (code->op) {
-      case ES_VEC_store: case ES_VEC_storem: case ES_VEC_stores: case ES_VEC_storesm: case ES_VEC_store1:
+      case ES_VEC_store: case ES_VEC_storem: case ES_VEC_stores: case ES_VEC_storesm: case ES_VEC_store1: case ES_VEC_storent:
         store(code, v, reg);
         break;
       case ES_VEC_set: case ES_VEC_g_set: reg[at[0]] = reg[at[1]]; break;
@@ -310,6 +310,7 @@ static int64_t constant(const maker *k, int32_t op) {
     case ES_VEC_note: return below(9);
     case ES_VEC_part: return k->v->lanes * k->bytes == 64 ? below(256) : below(256) & 0x33;
     case ES_VEC_g_const: case ES_VEC_g_addk: case ES_VEC_g_mulk: case ES_VEC_splati: return (int32_t)draw();
+    case ES_VEC_storent: return below(2) * k->v->lanes * k->bytes; /* the bases are aligned, and so must this be */
     default: return below(OFFSETS / 2) * k->bytes;
   }
 }
@@ -338,7 +339,7 @@ static void move_pointer(maker *k) {
 
 static int32_t scalar_for(maker *k, int32_t op, int32_t place, int32_t class) {
   if (!is_memory(es_vec_row_of(op)->name)) return pick(k, &k->g);
-  if (place == 0) return below(4) ? k->pointer[class][below(MUTABLES)] : k->base[class];
+  if (place == 0) return op != ES_VEC_storent && below(4) ? k->pointer[class][below(MUTABLES)] : k->base[class];
   return op == ES_VEC_loadx || op == ES_VEC_bcastx ? k->count[below(3)] : k->stride;
 }
 

@@ -13,11 +13,12 @@
 
 bool es_block_reserve(es_block *block, int64_t bytes) {
   if (bytes <= block->room) return true;
-  void *memory = bytes <= ES_BYTES_MAX ? es_alloc((size_t)bytes + ES_ALIGNMENT - 1) : NULL;
+  size_t alignment = bytes >= ES_LARGE ? ES_PAGE : ES_ALIGNMENT;
+  void *memory = bytes <= ES_BYTES_MAX ? es_alloc((size_t)bytes + alignment - 1) : NULL;
   if (!memory) return false;
   es_free(block->memory);
   block->memory = memory;
-  block->start = (char *)(((uintptr_t)memory + ES_ALIGNMENT - 1) & ~(uintptr_t)(ES_ALIGNMENT - 1));
+  block->start = (char *)(((uintptr_t)memory + alignment - 1) & ~(uintptr_t)(alignment - 1));
   block->room = bytes;
   return true;
 }
@@ -207,6 +208,9 @@ esper_status es_frame_layout(es_frame *f, es_error *err) {
   esper_status status = ESPER_OK;
   bool changed = false;
   for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, i, err);
+  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++)
+    if (k->slot_of[i] < 0 && f->bytes[i] > f->bytes[k->data_of[i]])
+      status = es_fail(err, ESPER_EINTERNAL, "kernel: temp %d is larger than the output it lives in", i);
   if (status == ESPER_OK) status = lay_slots(f, &changed, err);
   if (status == ESPER_OK) changed = set_dimensions(f) || changed;
   if (status != ESPER_OK || changed) forget_kept(f);
@@ -274,7 +278,7 @@ esper_status es_frame_bind(es_frame *f, void *const *data, uint64_t seed, uint64
   const es_kernel *k = f->kernel;
   for (int32_t i = 0; i < k->value_count; i++) {
     int32_t slot = k->slot_of[i];
-    f->base[i] = slot >= 0 ? f->slot[slot] : data[i];
+    f->base[i] = slot >= 0 ? f->slot[slot] : data[k->data_of[i]];
     if (!f->base[i] && f->bytes[i] > 0) {
       const es_value *v = es_plan_value_get(k->plan, i);
       return es_fail(err, ESPER_EARG, "%s \"%s\": no data given for its %lld bytes",

@@ -10,10 +10,12 @@
 #include "base/memory.h"
 #include "run/plan.h"
 
-enum { ES_FRAMES = 64, ES_ALIGNMENT = 64 };
+/* Large blocks begin at a page, as large tensors do (tensor.lua): a load waits for a store whose address ends in the same 12
+ * bits, which is so just behind the element that is written when two arrays do not begin alike. */
+enum { ES_FRAMES = 64, ES_ALIGNMENT = 64, ES_LARGE = 65536, ES_PAGE = 4096 };
 #define ES_BYTES_MAX ((int64_t)1 << 46) /* of one value and of a workspace: the limit of es_alloc */
 
-/* Memory of any size, 64-byte aligned; zero it to begin with. */
+/* Memory of any size, aligned to 64 bytes at least; zero it to begin with. */
 typedef struct es_block {
   void *memory;            /* what es_free takes */
   char *start;             /* aligned */
@@ -76,6 +78,7 @@ struct esper_kernel {
   es_kernel_fn *fn;        /* per step */
   int32_t *operands;       /* value index of every operand of every step, in order */
   int32_t *slot_of;        /* per value: slot or -1 */
+  int32_t *data_of;        /* per value without slot: whose data it lies in, its own but for temps in outputs */
   int32_t value_count, step_count, slot_count, input_count, handle_count, symbol_count;
   int32_t operand_count, d_count, stream_count; /* sums over the steps */
   es_bind binds[ES_SYMBOLS_MAX];

@@ -73,7 +73,7 @@ static int64_t whole_pages(int64_t bytes) {
 static void list_regions(guard *g) {
   const es_kernel *k = g->kernel;
   for (int32_t i = 0; i < k->value_count; i++)
-    if (k->slot_of[i] < 0)
+    if (k->slot_of[i] < 0 && k->data_of[i] == i)
       g->regions[g->count++] = (region){ .bytes = g->frame->bytes[i], .value = i, .slot = -1 };
   for (int32_t i = 0; i < k->slot_count; i++)
     g->regions[g->count++] = (region){ .bytes = g->frame->slot_bytes[i], .value = -1, .slot = i };

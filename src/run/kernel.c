@@ -44,8 +44,13 @@ static esper_status fill(es_kernel *k, es_error *err) {
   k->fn = es_arena_take(k->arena, ((size_t)k->step_count + 1) * sizeof *k->fn);
   k->operands = es_arena_take(k->arena, ((size_t)k->operand_count + 1) * sizeof *k->operands);
   k->slot_of = es_arena_take(k->arena, ((size_t)k->value_count + 1) * sizeof *k->slot_of);
-  if (!k->fn || !k->operands || !k->slot_of) return es_fail(err, ESPER_ENOMEM, "kernel: no memory");
-  for (int32_t i = 0; i < k->value_count; i++) k->slot_of[i] = es_plan_value_get(k->plan, i)->slot;
+  k->data_of = es_arena_take(k->arena, ((size_t)k->value_count + 1) * sizeof *k->data_of);
+  if (!k->fn || !k->operands || !k->slot_of || !k->data_of) return es_fail(err, ESPER_ENOMEM, "kernel: no memory");
+  for (int32_t i = 0; i < k->value_count; i++) {
+    const es_value *v = es_plan_value_get(k->plan, i);
+    k->slot_of[i] = v->slot;
+    k->data_of[i] = v->role == ES_ROLE_temp && v->slot < 0 ? v->buffer : i;
+  }
   int32_t *operand = k->operands;
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);

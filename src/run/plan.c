@@ -211,13 +211,16 @@ static esper_status check_value(const es_plan *plan, int32_t index, es_error *er
     if (!is_dim(plan, v->shape[axis]))
       return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" axis %d: %d is no dimension", role,
                      index, v->name, axis, v->shape[axis]);
-  bool stored = v->role == ES_ROLE_temp || v->role == ES_ROLE_update;
+  bool lodger = v->role == ES_ROLE_temp && v->slot == -1;
+  bool stored = v->role == ES_ROLE_update || (v->role == ES_ROLE_temp && !lodger);
   if (stored ? v->slot < 0 || v->slot >= plan->slot_count : v->slot != -1)
     return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has slot %d, wanted %s", role, index,
                    v->name, v->slot, stored ? "one of the plan's" : "-1");
   if (v->role != ES_ROLE_temp && !*v->name)
     return es_fail(err, ESPER_ENAME, "plan: %s %d has no name", role, index);
-  if (v->role != ES_ROLE_update && v->buffer != -1)
+  if (lodger && (v->buffer < 0 || v->buffer >= plan->value_count || plan->values[v->buffer].role != ES_ROLE_output))
+    return es_fail(err, ESPER_EINTERNAL, "plan: %s %d has neither a slot nor an output to live in", role, index);
+  if (v->role != ES_ROLE_update && !lodger && v->buffer != -1)
     return es_fail(err, ESPER_EINTERNAL, "plan: %s %d \"%s\" has buffer %d, wanted -1", role, index,
                    v->name, v->buffer);
   if ((v->role == ES_ROLE_param || v->role == ES_ROLE_buffer) &&
@@ -328,7 +331,7 @@ static esper_status check_kept(const es_plan *plan, int32_t index, es_error *err
   bool once = s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
   for (int32_t i = 0; once && i < s->operand_count; i++) {
     const es_value *v = &plan->values[s->operands[i]];
-    if (v->role != ES_ROLE_param && v->role != ES_ROLE_buffer && !(v->role == ES_ROLE_temp && plan->kept[v->slot]))
+    if (v->role != ES_ROLE_param && v->role != ES_ROLE_buffer && !es_plan_slot_kept(plan, v->slot))
       return es_fail(err, ESPER_EINTERNAL,
                      "plan: step %d runs once, but its operand %d is %s, not a parameter, buffer or kept", index, i,
                      es_role_name(v->role));

@@ -2,7 +2,7 @@
  * Built once by the compiler (Lua, through these calls), encoded into the store, executed many times.
  *
  * A value is what a step reads or writes: an input, param, buffer, output or update of the signature, or a temporary
- * living in a workspace slot. A step calls one function of the unit's image:
+ * living in a workspace slot, or in the memory of an output that is not written yet. A step calls one function of the unit's image:
  *     void fn(const es_args *args, int64_t lo, int64_t hi)
  * for every tile range of 0..tiles-1; tiles is a dimension, so work is cut by shape alone.
  * A plan is immutable once finished and may be used from many threads. */
@@ -29,8 +29,8 @@ typedef struct es_value {
   int32_t role;            /* es_role */
   int32_t dtype, rank;
   es_dim shape[ES_RANK_MAX];
-  int32_t slot;            /* temp: workspace slot; update: slot of the new value, copied to the buffer after the last step; else -1 */
-  int32_t buffer;          /* update: value index of its buffer; else -1 */
+  int32_t slot;            /* temp: workspace slot or -1; update: slot of the new value, copied to the buffer at the end; else -1 */
+  int32_t buffer;          /* update: value index of its buffer; temp without a slot: of the output it lives in; else -1 */
   int32_t init;            /* param, buffer: es_init */
   double f0, f1;           /* its arguments */
   const char *name;        /* interface name, "" for temps */

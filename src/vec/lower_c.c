@@ -43,6 +43,7 @@ static const struct form {
     [ES_VEC_prefetch] = {.c = ""},
     [ES_VEC_store] = {.c = "*($T *)($a$o) = $b"},
     [ES_VEC_storem] = {.c = "if ($d) *($T *)($a$o) = $b"},
+    [ES_VEC_storent] = {.c = "*($T *)($a$o) = $b"},
     [ES_VEC_stores] = {.c = "*($T *)($a$o) = $c"},
     [ES_VEC_storesm] = {.c = "if ($e) *($T *)($a$o) = $c"},
     [ES_VEC_store1] = {.c = "*($T *)($a$o) = $b"},
@@ -123,7 +124,7 @@ static bool is_load(int32_t op) {
 
 static bool is_store(int32_t op) {
   return op == ES_VEC_store || op == ES_VEC_storem || op == ES_VEC_stores || op == ES_VEC_storesm ||
-         op == ES_VEC_store1;
+         op == ES_VEC_store1 || op == ES_VEC_storent;
 }
 
 /* Integer constants are written where they are used: immediates cost nothing. */

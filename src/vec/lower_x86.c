@@ -65,10 +65,13 @@ static es_x86_mem at_rsp(int32_t offset) {
   return (es_x86_mem){.base = ES_RSP, .index = -1, .scale = 1, .disp = offset};
 }
 
-static void vector_to(es_lowering *low, es_x86_mem mem, int8_t from, int8_t mask) {
-  int op = es_low_by_width(low, X(movups_store), X(movupd_store)); /* a mask counts elements */
+static void vector_by(es_lowering *low, int op, es_x86_mem mem, int8_t from, int8_t mask) {
   es_low_put(low, (es_x86_ins){.op = (int16_t)op, .bytes = low->bytes, .a = -1, .b = -1, .c = from,
                                .mem_used = true, .mem = mem, .mask = mask});
+}
+
+static void vector_to(es_lowering *low, es_x86_mem mem, int8_t from, int8_t mask) { /* a mask counts elements */
+  vector_by(low, es_low_by_width(low, X(movups_store), X(movupd_store)), mem, from, mask);
 }
 
 static void vector_from(es_lowering *low, int8_t to, es_x86_mem mem, int8_t mask) {
@@ -331,6 +334,11 @@ static bool straight(es_lowering *low, const es_vec_code *code) {
       int8_t from = es_low_vector(low, code->at[1]);
       return vector_to(low, es_low_address(low, code), from, 0), true;
     }
+    case ES_VEC_storent: {
+      int8_t from = es_low_vector(low, code->at[1]);
+      low->streams = true;
+      return vector_by(low, X(movntps), es_low_address(low, code), from, 0), true;
+    }
     case ES_VEC_loadm: {
       if (!low->wide_isa) return masked_vex(low, code, false), true;
       int8_t mask = es_low_mask(low, code->at[2], SPARE_MASK);
@@ -349,7 +357,7 @@ static bool straight(es_lowering *low, const es_vec_code *code) {
                                    .mem = es_low_address(low, code)});
       return true;
     }
-    case ES_VEC_prefetch: return general_mem(low, X(prefetcht0), -1, es_low_address(low, code), 0), true;
+    case ES_VEC_prefetch: return general_mem(low, X(prefetcht1), -1, es_low_address(low, code), 0), true;
     default: return false;
   }
 }
@@ -500,6 +508,7 @@ static void leave(es_lowering *low) {
   if (frame_bytes(low) > 0) general(low, X(add_i), ES_RSP, -1, frame_bytes(low));
   for (int at = SCALARS - 1; at >= FREE_SCALARS; at--)
     if (low->places->scalars_used >> at & 1) general(low, X(pop), scalars[at], -1, 0);
+  if (low->streams) general(low, X(sfence), -1, -1, 0);
   es_low_put(low, (es_x86_ins){.op = X(zeroupper), .bytes = 32, .a = -1, .b = -1, .c = -1});
   general(low, X(ret), -1, -1, 0);
 }

@@ -19,6 +19,7 @@ typedef struct es_lowering {
   int32_t slots_at;       /* frame: vector slots from rsp, then the 8-byte ones */
   int32_t scratch_taken;  /* scratch vector registers the present instruction has taken */
   int32_t loops_seen;
+  bool streams;           /* it stores past the caches: other threads see that after a fence */
   es_asm out;
 } es_lowering;
 

@@ -2,6 +2,7 @@
  * instructions: the part of the x86 lowering that knows what each op means. Under lower_x86.c.
  * Invariant: an expansion reads all its operands before it writes the result register, or writes it
  * only with the value of the operand that shares it. */
+#include <math.h>
 #include <string.h>
 
 #include "vec/lower_x86.h"
@@ -358,6 +359,13 @@ static void move(es_lowering *low, const es_vec_code *code, es_operand x) {
     es_low_move(low, to, x.reg);
 }
 
+static bool is_zero(const es_vec_code *code) {
+  return code->op == ES_VEC_splat ? code->n == 0 && !signbit(code->n) : code->k == 0;
+}
+
+/* No load, and no wait for what the register held. */
+static void clear(es_lowering *low, int8_t to) { es_low_3(low, X(pxord), to, to, to); }
+
 bool es_low_value(es_lowering *low, const es_vec_code *code) {
   switch (code->op) {
     case ES_VEC_add:
@@ -404,6 +412,8 @@ bool es_low_value(es_lowering *low, const es_vec_code *code) {
     case ES_VEC_set: return move(low, code, es_low_operand(low, code->at[1])), true;
     case ES_VEC_splat:
     case ES_VEC_splati:
+      if (is_zero(code)) return clear(low, es_low_result(low, code)), true;
+      return move(low, code, es_low_constant(low, code)), true;
     case ES_VEC_iota: return move(low, code, es_low_constant(low, code)), true;
     default: return false;
   }

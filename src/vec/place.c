@@ -1,7 +1,7 @@
 /* Register allocation of a vector block: which values need no register (constants, arguments, loads
  * that become memory operands, values computed in the accumulator they are set to), then a linear
- * scan over the rest, least-used first into the frame when registers run out. Constants that
- * instructions in loops cannot read from memory get a register from the start while there is one.
+ * scan over the rest, least-used first into the frame when registers run out. Constants of loops get a
+ * register from the start while there is one, first those that instructions cannot read from memory.
  * Between the builder (vec.c) and lower_x86.c.
  * Invariant: two values share a machine register only when their ranges do not touch, except that a
  * result may take the place of an operand that ends at its instruction. A value used inside a loop
@@ -43,7 +43,7 @@ static bool is_unmasked_load(int32_t op) {
 
 static bool is_store(int32_t op) {
   return op == ES_VEC_store || op == ES_VEC_storem || op == ES_VEC_stores ||
-         op == ES_VEC_storesm || op == ES_VEC_store1;
+         op == ES_VEC_storesm || op == ES_VEC_store1 || op == ES_VEC_storent;
 }
 
 bool es_place_constant(int32_t op) {
@@ -216,10 +216,10 @@ static bool same_constant(const es_vec_code *a, const es_vec_code *b) {
          memcmp(&a->n, &b->n, sizeof a->n) == 0;
 }
 
-/* Constants that loops need in a register: the first of equal ones stands for all. */
-static void hoist_constants(work *w) {
+/* Constants of loops that are to be in a register: the first of equal ones stands for all. Gives how many there are in `list`.
+ * `all`: also those that instructions could read from memory. */
+static int32_t hoist_constants(work *w, bool all, int32_t *list, int32_t count) {
   const es_vec *vec = w->vec;
-  int32_t list[HOISTED], count = 0;
   for (int32_t i = 0; i < vec->count; i++) {
     const es_vec_code *code = &vec->code[i];
     if (!w->out->live[i] || w->outer[i] < 0) continue;
@@ -230,7 +230,7 @@ static void hoist_constants(work *w) {
       if (w->out->place[r].kind != ES_PLACE_constant) continue;
       const es_vec_code *made = &vec->code[vec->reg[r].made];
       while (n < count && !same_constant(&vec->code[vec->reg[list[n]].made], made)) n++;
-      bool wanted = memory || !es_place_readable(vec, w->target, code, at);
+      bool wanted = all || memory || !es_place_readable(vec, w->target, code, at);
       if (!wanted) memory = true;
       if (n == count && (!wanted || count == HOISTED)) continue;
       if (n == count) {
@@ -243,6 +243,7 @@ static void hoist_constants(work *w) {
       }
     }
   }
+  return count;
 }
 
 /* Register r is read or set at instruction i: it lives until there, or until the end of the
@@ -519,7 +520,8 @@ esper_status es_place_all(const es_vec *vec, const es_target *target, es_tempora
     drop_unread(&w);
     map_blocks(&w);
     simplify(&w);
-    hoist_constants(&w);
+    int32_t list[HOISTED];
+    hoist_constants(&w, true, list, hoist_constants(&w, false, list, 0));
     find_ranges(&w);
     if (allocate(&w, temporaries))
       share_places(&w);

@@ -24,7 +24,7 @@ typedef struct es_place {
   int32_t at; /* register or slot of its class; argument: number of the word */
 } es_place;
 
-enum { ES_PLACE_HOISTED = 12 };
+enum { ES_PLACE_HOISTED = 24 };
 
 typedef struct es_placement {
   es_place *place;       /* per register of the block; then one per instruction: the counter of a loop */

@@ -233,6 +233,7 @@ static void general(writer *w, const es_x86_row *row, const es_x86_ins *ins, con
   if (row->map) byte(w, 0x0F);
   byte(w, opcode | (at->low & 7));
   if (has_rm) operand(w, at, 1);
+  if (!*row->place && row->digit >= 0) byte(w, 0xC0 | row->digit << 3);
   if (!once) immediate(w, row, ins, narrow);
 }
 

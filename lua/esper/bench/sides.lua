@@ -9,7 +9,6 @@
 --   The Esper side also has compiled, graph, data, values (symbols by name), work (for peak.bound), naive, workspace
 --   (bytes), compile_ms, group_work = array of work, one per group (naive and group_work of a fresh compile only).
 
-local artifact = require "esper.artifact"
 local compile = require "esper.compile"
 local cost = require "esper.cost"
 local draw = require "esper.draw"
@@ -28,17 +27,19 @@ local COMPILES = 3 -- the median is reported
 
 local function text_of(problem) return type(problem) == "table" and table.concat(problem, "\n") or tostring(problem) end
 
--- What the autotuner kept for this graph in the store, if anything.
+-- What the autotuner kept in the store for this graph at these sizes, if anything.
 local function tuned(source, compiling, store)
+  compiling.store = store and store.ptr
   local r = store and compile.key(source, compiling)
-  local text = r and artifact.tuning(store.ptr, r)
-  return text and tuning.decode(text)
+  compiling.store = nil
+  return r and r.tuning and tuning.decode(r.tuning)
 end
 
 -- Fresh compiles, only tuned choices from the store: the last one and the median time.
 local function compiled(case, options)
   local build = type(case.source) == "string" and require("esper.sandbox").build or nil
-  local compiling = { set = case.set, mode = case.mode, dtype = case.dtype, build = build, isa = options.isa }
+  local compiling = { set = case.set, mode = case.mode, dtype = case.dtype, size = case.size, build = build,
+    isa = options.isa }
   local times, made, problem, status = {}, nil, nil, nil
   compiling.tuning = options.tuning or tuned(case.source, compiling, options.store)
   for i = 1, options.compiles or COMPILES do
@@ -99,8 +100,8 @@ local function sizes(made, case, given)
   if not given then return suite.sizes(made.graph, case) end
   local checked, why, status = made:check_inputs(given)
   if not checked then return nil, why, status end
-  local symbols, problem = made:solve(checked, given)
-  if not symbols then return nil, problem, "ESHAPE" end
+  local symbols, problem, code = made:solve(checked, given)
+  if not symbols then return nil, problem, code end
   local values = {}
   for i, s in ipairs(made.plan_dims:symbols()) do values[s.name] = tonumber(symbols[i - 1]) end
   return values

@@ -6,14 +6,13 @@
 --   case = { name =, group = "suite" | "catalogue" | "kernels", source = blueprint name or declaration, set = {hyper},
 --            size = {symbolic dimension = value}, mode = "eval" }
 -- "suite" is what goes into the geometric mean of the project's goals; "catalogue" is every blueprint at its default
--- size; "kernels" are single kernels against the machine's own peaks. Sizes left out take DEFAULT.
+-- size; "kernels" are single kernels against the machine's own peaks. Sizes left out are usual ones (tuning.lua).
 
 local blueprint = require "esper.blueprint"
+local tuning = require "esper.tuning"
 
 local M = {}
 
-local DEFAULT = { batch = 8, tokens = 128, context_tokens = 128, h = 32, w = 32 }
-local OTHER = 32 -- any other symbolic dimension
 local FIRST = { batch = 4 } -- the first generation is 768 wide
 
 -- ---- blueprints that are in no catalogue ----
@@ -159,16 +158,6 @@ function M.case(source, options)
 end
 
 --- Values of all symbolic dimensions of a graph for a case, by name; nil, message when a size names none of them.
-function M.sizes(graph, case)
-  local values, asked = {}, {}
-  for name in pairs(case.size) do asked[name] = true end
-  for _, s in ipairs(graph:dims():symbols()) do
-    values[s.name] = case.size[s.name] or math.max(s.min, math.min(s.max, DEFAULT[s.name] or OTHER))
-    asked[s.name] = nil
-  end
-  local unknown = next(asked)
-  if unknown then return nil, ("no symbolic dimension '%s' in %s"):format(unknown, case.name) end
-  return values
-end
+function M.sizes(graph, case) return tuning.sizes(graph:dims():symbols(), case.size, case.name) end
 
 return M

@@ -3,10 +3,10 @@ local options_module = require "esper.cli.options"
 
 local QUICK = { rounds = 3, turn = 2 }
 
-local function cases_of(args, options, size)
+local function cases_of(args, options)
   local suite = require "esper.bench.suite"
   if args[1] then
-    return { suite.case(args[1], { set = options.set, size = size, mode = options.mode, dtype = options.dtype }) }
+    return { suite.case(args[1], { set = options.set, size = options.size, mode = options.mode, dtype = options.dtype }) }
   end
   local list = suite.cases(args.group)
   if #list == 0 then return nil, ("--group %s: there are suite, kernels and catalogue"):format(args.group) end
@@ -29,14 +29,12 @@ local function prepare(args)
   local options, why = options_module.compile(args)
   if not options then return nil, why end
   if args.all and next(options.set) then return nil, "--set goes with one blueprint, not with --all" end
-  local size, threads, rounds, cases
-  size, why = options_module.sizes(args.size)
-  if not size then return nil, why end
+  local threads, rounds, cases
   rounds, why = options_module.whole("--rounds", args.rounds, args.quick and QUICK.rounds or 12)
   if not rounds or rounds < 1 then return nil, why or "--rounds: at least 1" end
   threads, why = thread_list(args)
   if not threads then return nil, why end
-  cases, why = cases_of(args, options, size)
+  cases, why = cases_of(args, options)
   if not cases then return nil, why end
   return cases, { threads = threads, vs = args.vs ~= "none" and "torch" or nil, rounds = rounds,
     cpu = args.clock == "cpu", turn = args.quick and QUICK.turn or nil }

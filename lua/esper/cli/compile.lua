@@ -23,6 +23,7 @@ return {
     { "--set", "k=v", "a hyper-parameter", many = true },
     { "--mode", "train|eval", "eval unless given" },
     { "--dtype", "f32|f64", "f32 unless given" },
+    { "--size", "dim=n", "take what was tuned for such an extent of a symbolic dimension; any other runs as well", many = true },
     { "--target", "cpu", "the only target so far" },
     { "--passes", "FILE", "apply a user's pass file" },
     { "--no-certify", nil, "compile and store without proving; it is proved before it first runs" },

@@ -9,7 +9,19 @@ local function one_of(name, value, allowed)
   return nil, ("%s %s: wanted %s"):format(name, value, table.concat(allowed, " or "))
 end
 
---- { set=, mode=, dtype=, passes= } or nil, message.
+-- --size k=v as { [symbolic dimension] = value }; nil, message.
+local function sizes(list)
+  local size, why = args_module.pairs(list, "--size")
+  if not size then return nil, why end
+  for name, v in pairs(size) do
+    if type(v) ~= "number" or v < 1 or v % 1 ~= 0 or v > 2 ^ 40 then
+      return nil, ("--size %s=%s: want a whole number of at least 1"):format(name, tostring(v))
+    end
+  end
+  return size
+end
+
+--- { set=, mode=, dtype=, passes=, size= } or nil, message.
 function M.compile(args)
   local set, why = args_module.pairs(args.set)
   if not set then return nil, why end
@@ -19,6 +31,8 @@ function M.compile(args)
     if not ok then return nil, problem end
   end
   local options = { set = set, mode = args.mode, dtype = args.dtype }
+  options.size, why = sizes(args.size)
+  if not options.size then return nil, why end
   if args.passes then
     local file, problem = io.open(args.passes, "rb")
     local text = file and file:read("*a")
@@ -36,18 +50,6 @@ function M.whole(name, value, default)
   local whole = n and n == math.floor(n) and n >= 0 and n < 2 ^ 53
   if not whole then return nil, ("%s %s: want a whole number of at least 0"):format(name, value) end
   return n
-end
-
---- --size k=v as { [symbolic dimension] = value }; nil, message.
-function M.sizes(list)
-  local size, why = args_module.pairs(list, "--size")
-  if not size then return nil, why end
-  for name, v in pairs(size) do
-    if type(v) ~= "number" or v < 1 or v % 1 ~= 0 or v > 2 ^ 40 then
-      return nil, ("--size %s=%s: want a whole number of at least 1"):format(name, tostring(v))
-    end
-  end
-  return size
 end
 
 --- Writes a file a command was asked for: true | nil, message.

@@ -6,18 +6,16 @@ local options_module = require "esper.cli.options"
 local function prepare(args)
   local options, why = options_module.compile(args)
   if not options then return nil, why end
-  local size, given, threads, runs
-  size, why = options_module.sizes(args.size)
-  if not size then return nil, why end
+  local given, threads, runs
   given, why = inputs_module.named("--input", args.input)
   if not given then return nil, why end
-  if next(given) and next(size) then return nil, "--input tells the sizes: leave --size out" end
+  if next(given) and next(options.size) then return nil, "--input tells the sizes: leave --size out" end
   threads, why = options_module.whole("--threads", args.threads, 1)
   if not threads then return nil, why end
   runs, why = options_module.whole("--runs", args.runs, 0)
   if not runs then return nil, why end
   local case = require("esper.bench.suite").case(args[1],
-    { set = options.set, size = size, mode = options.mode, dtype = options.dtype })
+    { set = options.set, size = options.size, mode = options.mode, dtype = options.dtype })
   return case, { threads = threads, runs = runs > 0 and runs or nil,
     given = next(given) and function(kernel) return inputs_module.gather(kernel, given, 0) end or nil }
 end

@@ -28,6 +28,7 @@ return {
     { "--set", "k=v", "a hyper-parameter", many = true },
     { "--mode", "train|eval", "eval unless given" },
     { "--dtype", "f32|f64", "f32 unless given" },
+    { "--size", "dim=n", "take what was tuned for such an extent of a symbolic dimension; any other runs as well", many = true },
     { "--seed", "S", "of parameters, random inputs, dropout and noise; 0 unless given" },
     { "--step", "N", "training step the random numbers belong to; 0 unless given" },
     { "--params", "DIR", "one NAME.npy per parameter and buffer" },

@@ -77,6 +77,11 @@ function M.uncatchable(failure)
     or find(failure, "stopped by the sandbox", 1, true)) ~= nil
 end
 
+--- Running out of memory is no mistake of the blueprint: it ends the build, as in Lua itself.
+function M.starved(status)
+  if status == "ENOMEM" then error("not enough memory", 0) end
+end
+
 --- Text of an error value that came from running a blueprint. Running out of memory goes on upwards.
 function M.reason(failure)
   if type(failure) ~= "string" then return "stopped by error(" .. value.describe(failure) .. ")" end
@@ -123,7 +128,7 @@ function Builder:node(op, inputs, attrs, label, dtype)
   local id, message, status = self.graph:add {
     op = op, inputs = inputs, attrs = attrs, name = label, dtype = dtype, line = self.line,
   }
-  if status == "ENOMEM" then error("not enough memory", 0) end
+  M.starved(status)
   if not id and self.graph:count() >= native.nodes_max then
     self.errors.add(self.line, op, message)
     error(STOP, 0)
@@ -222,7 +227,8 @@ function Builder:dim(v, what)
     return self.D:const(v)
   elseif type(v) == "string" then
     if #v > 200 then fail("%s is a long string, wanted a dimension", what or "an extent") end
-    local d, message = self.D:parse(self:expand_names(v))
+    local d, message, status = self.D:parse(self:expand_names(v))
+    M.starved(status)
     if not d then fail("%s '%s': %s", what or "extent", v, message) end
     return d
   end

@@ -18,7 +18,8 @@ end
 --- Makes node `id` the value `name` has after the run.
 function Builder:root(kind, name, id)
   if self.updated[name] then fail("'%s' is updated twice, first in line %d", name, self.updated[name]) end
-  local ok, message = self.graph:root(kind, name, id)
+  local ok, message, status = self.graph:root(kind, name, id)
+  builder.starved(status)
   if not ok then fail("%s", message) end
   if kind == "update" then self.updated[name] = self.line end
 end

@@ -42,15 +42,16 @@ local function rule(b, id)
   local mean, var, w, bias = b:input(id, 2), b:input(id, 3), count >= 4 and b:input(id, 4), count >= 5 and b:input(id, 5)
   local a = op("rsqrt", b:add { op = "scale", inputs = { var }, attrs = { mul = 1, add = src:attr(id, "eps") } })
   if w then a = op("mul", a, w) end
-  local shift
-  if look.inputs(g, x) == 3 and b:sole(x) then -- the convolution's own bias moves into the shift
-    shift = op("sub", look.input(g, x, 3), mean)
-    x = b:add { op = g:op(x), inputs = { look.input(g, x, 1), look.input(g, x, 2) }, attrs = g:attrs(x) }
+  local inputs, shift = g:inputs(x), nil
+  if inputs[3] and b:sole(x) then -- the convolution's own bias moves into the shift
+    shift = op("sub", table.remove(inputs), mean)
   else
     shift = op("neg", mean)
   end
   shift = op("mul", shift, a)
   if bias then shift = op("add", shift, bias) end
+  -- after what its epilogue reads, so that it is one: grouping keeps the order
+  if b:sole(x) then x = b:add { op = g:op(x), inputs = inputs, attrs = g:attrs(x) } end
   local rank = b.graph:rank(x)
   return op("add", op("mul", x, over_channels(b, a, rank)), over_channels(b, shift, rank))
 end
