@@ -198,8 +198,7 @@ describe("range proof", function()
       local sound = ranges.prove(made, compile.programs(made))
       assert.equal(0, sound.violated, sound.failure)
       local proof = mutated(made, m[4], m[5], m[6])
-      assert.is_true(proof.proved < all(proof), "all is called proved")
-      if sound.proved == all(sound) then print(m[1], proof.failure or proof.notes[1]) end
+      assert.is_true(proof.unproved + proof.violated > sound.unproved, "the mistake is called proved")
     end)
   end
 
