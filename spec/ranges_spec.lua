@@ -161,7 +161,6 @@ local MUTANTS = {
   { "no end to a tile's rows", "transformer/lora", "", "steps", "long m = d1 %- m0 < 48L %? d1 %- m0 : 48L;", "long m = 48L;" },
   { "a mask one lane too wide", "transformer/lora", "dim=20 rank=4", "steps", "= %(long%)%(n %% 16L%);", "= (long)(n %% 16L + 1);" },
   { "a buffer on the stack too small", "transformer/lora", "", "steps", "float buffer_0%[%d+%];", "float buffer_0[64];" },
-  { "a mask of another length", "transformer/lora", "dim=20 rank=4", "blocks", "g_const 4\n", "g_const 5\n" },
   { "operands swapped", "transformer/lora", "", "steps", "char %*const p0 = a%->p%[0%];", "char *const p0 = a->p[1];" },
 }
 
