@@ -126,7 +126,7 @@ describe("mutants", function()
               local line = select(2, unit:sub(1, place[1]):gsub("\n", "")) + 1
               survived[#survived + 1] = ("%s: %s, line %d: %s"):format(subject[1], m[1], line, piece)
             elseif not c.passed then
-              assert.truthy(c.failure:find "^draw %d+", c.failure)
+              assert.truthy(c.failure:find "^draw %d+" or c.failure:find "^memory: step %d+", c.failure)
               if not c.memory.passed then faults = faults + 1 end
             end
           end
