@@ -73,6 +73,7 @@ end
 --   how.deep     a tile takes long enough for what the ending needs to come from far
 --   how.across   `panels` tiles beside each other before the next rows; with an ending
 --   how.twin     half of the columns lie in the next panel
+--   how.next     the next panel comes near meanwhile: else the first tile would wait for memory, and the others leave it idle
 function M.tile(mr, nv, how)
   return function(b)
     local depth, a, b_first, b_step = b:arg(0), b:copy(b:arg(1)), b:arg(4), b:arg(5)
@@ -112,6 +113,10 @@ function M.tile(mr, nv, how)
         for i = 1, mr do
           local x = not folds and rows:bcast(i - 1)
           for j = 1, nv do b:set(acc[i][j], b:fma(x or rows:bcast(i - 1), v[j], acc[i][j])) end
+        end
+        if how.next then
+          local there = b:g_add(column, panel)
+          for at = 0, nv * line - 1, 64 do b:prefetch(there, at) end
         end
         rows:advance(b.bytes)
         b:g_set(column, b:g_add(column, b_step))

@@ -230,11 +230,11 @@ local function multiply(k, o, t, nv)
   local function rows(height, count, first, from, step)
     local twin = t.twin and height < 4
     local words = { "depth", from, step, count, "b_j", "b_step", t.panel or "0", ("n / %dL"):format(nv * o.lanes) }
-    local how, key = { twin = twin, deep = t.deep, across = t.across }, nil
+    local how, key = { twin = twin, deep = t.deep, across = t.across, next = t.panel and not t.across and height >= 4 }, nil
     if t.ending then
       how.ending = t.ending:over("row + " .. first, "c0 + j", words)
     else
-      key = ("contract tile %d %d %s"):format(height, nv, twin and 2 or 1)
+      key = ("contract tile %d %d %s %s"):format(height, nv, tostring(twin), tostring(how.next))
       words[9], words[10], words[11] = ("%s + %s * %s"):format(t.sums[1], first, t.sums[2]), t.sums[2], "k0 > 0"
     end
     k:open(twin and "if (%s > 0 && j == 0)" or "if (%s > 0)", count)

@@ -5,10 +5,14 @@ local channels = require "kernels.conv_channels"
 local depthwise = require "kernels.conv_depthwise"
 local direct = require "kernels.conv_direct"
 local form = require "kernels.conv_form"
+local window = require "kernels.window"
 
 local function emit(k, group)
   local c = form.of(k, group)
-  if channels.emit(k, c) or depthwise.emit(k, c) then return end
+  local win = depthwise.plan(k, c)
+  local done = channels.emit(k, c, win ~= nil) -- true, false, or up to so many columns
+  if done == true then return end
+  if win then return window.emit(k, win, done) end
   direct.emit(k, c, form.layout(k, c))
 end
 

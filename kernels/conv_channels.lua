@@ -89,17 +89,17 @@ end
 
 -- ---- the step ----
 
--- Does this way suit? Not where few taps have to pay for the turning.
-local function suits(k, c)
+-- Is this way the better one: true, false, or the number of columns up to which it is? Few taps do not pay for the turning.
+local function suits(k, c, window)
   local taps, high, wide = c.tap[1] * c.tap[2], (c.tap[1] - 1) * c.dilation[1] + 1, (c.tap[2] - 1) * c.dilation[2] + 1
   if not PIXELS[k.isa] or c.pad[2] > MOST_PAD or k.dims:value(c.xs[4]) ~= 1 then return false end
   if math.ceil(c.each / k:lanes(c.dtype)) * k:lanes(c.dtype) > 1.1 * c.each then return false end
-  if c.own then
-    local width = k.dims:value(c.out[2])
-    local narrow = c.stride[2] > 1 or width and width <= OWN.narrow and (taps >= 25 or width <= OWN.narrow / 2)
-    return taps > 1 and narrow and high * ((OWN.columns - 1) * c.stride[2] + wide) <= OWN.pixels
-  end
-  return c.depth * taps >= (taps > 1 and FEWEST or FEWEST_POINTS)
+  if not c.own then return c.depth * taps >= (taps > 1 and FEWEST or FEWEST_POINTS) end
+  if taps == 1 or high * ((OWN.columns - 1) * c.stride[2] + wide) > OWN.pixels then return false end
+  if c.stride[2] > 1 or not window then return true end
+  local narrow, width = taps >= 25 and OWN.narrow or OWN.narrow / 2, k.dims:value(c.out[2])
+  if width then return width <= narrow end
+  return taps >= 25 and narrow
 end
 
 -- The tile: vectors and rows of a block, blocks per group, last = channels of the last vector, columns of a tile of the step,
@@ -226,11 +226,12 @@ local function of_vectors(c)
   return own
 end
 
---- Writes the steps, or gives false when this way does not suit.
-function M.emit(k, c)
+--- Writes the steps, or gives false when this way does not suit; or the number of output columns above which the steps do
+-- nothing. window: is there another good way for a depthwise convolution (conv_depthwise.lua)?
+function M.emit(k, c, window)
   c = of_vectors(c)
-  local target = planes.target(k)
-  if not (target and suits(k, c)) or k:choice("conv_way", { "channels", "direct" }) == "direct" then return false end
+  local target, suit = planes.target(k), suits(k, c, window)
+  if not (target and suit) or k:choice("conv_way", { "channels", "direct" }) == "direct" then return false end
   local p = plan(k, c)
   local D, room = k.dims, k:lanes(c.dtype)
   weights.steps(k, weights.part(k, c, p))
@@ -240,6 +241,7 @@ function M.emit(k, c)
   s.turn, s.fetch = turn.out_of(k, c, p), c.own and turn.into(k, c, p)
   k:step { tiles = k:product { D:const(c.groups * p.blocks), c.samples, s.line_parts, s.column_parts } }
   s.buffer, s.pixels = k:buffer(c.dtype, (BUFFER + room) * p.rows), c.own and k:buffer(c.dtype, (OWN.pixels + room) * p.rows)
+  if suit ~= true then k:line("if (%s > %dL) return;", k:dim(c.out[2]), suit) end
   k:tiles(function()
     decode(k, c, p, s)
     choose_size(k, p)
@@ -252,7 +254,7 @@ function M.emit(k, c)
       plane = s.plane })
     k:close()
   end)
-  return true
+  return suit
 end
 
 return M

@@ -13,10 +13,10 @@ local function op_of(c)
   }
 end
 
---- Writes the step, or gives false when the window does not suit.
-function M.emit(k, c)
+--- The window (window.lua) that computes it, or nil when none suits.
+function M.plan(k, c)
   local D = k.dims
-  if c.depth ~= 1 or c.each ~= 1 or c.tap[1] * c.tap[2] == 1 then return false end
+  if c.depth ~= 1 or c.each ~= 1 or c.tap[1] * c.tap[2] == 1 then return nil end
   local line = c.ws[4] == D:const(1) and (c.tap[1] == 1 or c.ws[3] == D:const(c.tap[2]))
   local bytes = k:bytes(c.dtype)
   local win = {
@@ -29,9 +29,7 @@ function M.emit(k, c)
       return { k:at(c.w, { plane }), ("%s * %dL"):format(k:dim(c.ws[1]), bytes), bias, step }
     end,
   }
-  if not (line and window.plan(k, win)) then return false end
-  window.emit(k, win)
-  return true
+  return line and window.plan(k, win) and win or nil
 end
 
 return M

@@ -249,13 +249,14 @@ local function pass(k, win, s)
     planes = "m_planes", lines = "m_lines", columns = "columns", width = win.out[2], plane = s.plane })
 end
 
---- The step that computes all windows; after M.plan has said yes.
-function M.emit(k, win)
+--- The step that computes all windows; after M.plan has said yes. above: it does nothing for lines of up to so many columns.
+function M.emit(k, win, above)
   local s = { target = planes.target(k), plane = k.dims:mul(win.out[1], win.out[2]) }
   s.column_parts, s.line_parts = k:ceildiv(win.out[2], win.most), k:ceildiv(win.out[1], LINES)
   s.plane_parts = k:ceildiv(win.planes, PLANES)
   s.block = k:block(window_block(k, win), win.dtype)
   k:step { tiles = k:product { win.samples, s.plane_parts, s.line_parts, s.column_parts } }
+  if above then k:line("if (%s <= %dL) return;", k:dim(win.out[2]), above) end
   s.blocks = patch.blocks(k, win)
   local room = math.floor(RAW_BYTES / k:bytes(win.dtype))
   s.raw = not s.target and k:buffer(win.dtype, room)

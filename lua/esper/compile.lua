@@ -24,6 +24,8 @@
 --               intermediate values would take, per group its steps
 --   compile.again(result, choices)  a fresh result once more with other choices (tuning.lua); has no key
 --   compile.link(plan, C text or object code) -> es_kernel *      throws { message=, status= }, as stages do
+--   compile.programs(result) -> { { name=, text=, lowered= }, ... }   the vector blocks of the unit, made anew from the graph: listing
+--       and C text of each, for the range proof (ranges)
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -79,38 +81,39 @@ local function block_text(name, made, listing, labels)
   return ("%s (%s, %d lanes)\n%s"):format(name, made.type, made.lanes, text)
 end
 
--- Keeps the text of every block that the unit makes, each once; labels() names the nodes of the present group and gives its
--- anchor, which is what a block computes that says nothing else.
-local function listed(unit, listing, labels, blocks)
+-- Shows every block that the unit makes, once, to watch(name, block, names). labels(): names of the nodes of the present group, and
+-- the anchor, which is what a block computes that says nothing else; nil to leave blocks as they are.
+local function watched(unit, watch, labels)
   local plain, known = unit.block, {}
-  function unit:block(build, dtype)
-    local names, anchor = labels()
-    local made
+  function unit:block(build, dtype, isa)
+    local names, anchor, made
+    if labels then names, anchor = labels() end
     local name = plain(self, function(b)
       made = b
       if anchor then b:note(anchor) end
       return build(b)
-    end, dtype)
+    end, dtype, isa)
     if not known[name] then
       known[name] = true
-      blocks[#blocks + 1] = block_text(name, made, listing, names)
+      watch(name, made, names)
     end
     return name
   end
 end
 
--- The unit's C text; per group its steps and temporaries; the vector blocks as text when asked.
-local function recipes(groups, r, listing)
-  local unit, code, blocks, present = stage.emit.unit(groups.facts.graph, r.isa), {}, {}, nil
+-- The unit; per group its steps and temporaries. watch: as in watched(); labelled: blocks say what they compute.
+local function recipes(groups, r, watch, labelled)
+  local unit, code, present = stage.emit.unit(groups.facts.graph, r.isa), {}, nil
   unit.fixed, unit.tuning = groups.fixed, r.tuning and tuning.decode(r.tuning)
-  if listing then listed(unit, listing, function() return stage.emit.labels(groups.facts.graph, present) end, blocks) end
+  local function labels() return stage.emit.labels(groups.facts.graph, present) end
+  if watch then watched(unit, watch, labelled and labels) end
   local writer = stage.reuse.new(unit, groups.facts)
   for n, g in ipairs(groups.groups) do
     present = g
     local steps, temps, signature = writer:group(g)
     code[n] = { steps = steps, temps = temps, signature = signature }
   end
-  return unit, code, table.concat(blocks, "\n")
+  return unit, code
 end
 
 local function object_of(unit)
@@ -180,8 +183,11 @@ end
 
 -- From the groups to the kernel.
 local function generate(r, opts, lap)
-  local unit, code
-  unit, code, r.blocks = recipes(r.groups, r, opts.listing)
+  local blocks, listing = {}, opts.listing
+  local unit, code = recipes(r.groups, r, listing and function(name, made, names)
+    blocks[#blocks + 1] = block_text(name, made, listing, names)
+  end, true)
+  r.blocks = table.concat(blocks, "\n")
   r.unit, r.choices = unit:text(), unit.choices                                           lap "recipes"
   r.choices[tuning.PLAN] = r.groups.choices
   r.object = object_of(r.unit)                                                            lap "object"
@@ -198,6 +204,14 @@ local function again(r, choices)
   build_groups(r, first.groups.facts.graph)
   generate(r, {}, stopwatch(r))
   return r
+end
+
+-- The blocks as the recipes build them. Whoever reads them compares the text: another build's unit may hold others.
+local function programs(result)
+  local r, out = setmetatable({ list = rawget(result, "list") or pass_list() }, { __index = result }), {}
+  if not r.groups then rewrite(r, {}) end
+  recipes(r.groups, r, function(name, made) out[#out + 1] = { name = name, text = made:text(), lowered = made:lower(name) } end)
+  return out
 end
 
 local function compile(r, opts)
@@ -274,6 +288,10 @@ function M.link(plan, code)
   return kernel_of(plan, object, #object)
 end
 function M.key(source, opts) return guarded(keyed, source, opts) end
+function M.programs(result)
+  local ok, out = pcall(programs, result)
+  return ok and out or {}
+end
 function M.early(source, opts) return guarded(early, source, opts) end
 function M.save(result, store, certificate) return artifact.save(store, result, certificate) end
 

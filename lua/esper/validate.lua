@@ -5,8 +5,11 @@
 -- the oracle's under the oracle's own error bounds, then it runs in this process with all threads and must give
 -- the same bits. Where libtorch is present the same graph runs through it and is held to the same bounds.
 --
---   certificate = validate.certify(compiled, { shapes = 20, seed = 1, torch = true, progress = fn(i, n), pool = or pools = {} })
+--   certificate = validate.certify(compiled, { shapes = 20, seed = 1, torch = true, ranges = true, progress = fn(i, n),
+--     pool = or pools = {} })
 --   certificate = { passed = bool, seed =, functional = {...}, memory = {...}, torch = {...}, failure = text or nil }
+-- At last the ranges of all accesses are proved for all shapes (ranges): memory.proved of them, memory.data at addresses made of
+-- loaded data, memory.unproved. An access that leaves its buffer at a shape that was not drawn fails the certificate.
 --   validate.encode(certificate) -> text   validate.decode(text) -> certificate
 -- A certificate that judged nothing does not pass.
 
@@ -255,8 +258,17 @@ local function one(compiled, c, index, options)
   return nil, keep
 end
 
+-- What the range proof says of a kernel whose draws passed; returns what failed.
+local function ranges(compiled, memory)
+  local proof = require("esper.ranges").prove(compiled, require("esper.compile").programs(compiled))
+  for _, count in ipairs { "proved", "data", "unproved", "violated" } do memory[count] = proof[count] end
+  if not proof.failure then return nil end
+  memory.passed = false
+  return "memory: " .. proof.failure
+end
+
 function M.certify(compiled, options)
-  options = setmetatable(options or {}, { __index = { shapes = 20, seed = 1, torch = true } })
+  options = setmetatable(options or {}, { __index = { shapes = 20, seed = 1, torch = true, ranges = true } })
   local c = { seed = options.seed, functional = new_sum(), memory = { runs = 0, passed = true } }
   c.functional.passed = true
   if options.torch and C.es_torch_load(fresh()) ~= nil then
@@ -272,6 +284,7 @@ function M.certify(compiled, options)
     if problem then break end
     if i % 4 == 0 then collectgarbage() end
   end
+  if not c.failure and options.ranges then c.failure = ranges(compiled, c.memory) end
   if not c.failure and c.functional.judged == 0 then c.failure = "no element could be judged" end
   c.passed = c.failure == nil
   return c

@@ -1,15 +1,22 @@
 --- esper validate NAME|FILE|--all
 local options_module = require "esper.cli.options"
 
+-- Accesses proved to stay inside their buffers for all shapes, of all.
+local function share(m)
+  if not m.proved then return "" end
+  return ("%d/%d"):format(m.proved, m.proved + m.data + m.unproved + m.violated)
+end
+
 local function row(name, mode, c)
   local f, t, p = c.functional, c.torch, c.performance
-  return { name, mode, c.passed and "passed" or "FAILED", tostring(f.shapes), tostring(c.memory.runs),
+  return { name, mode, c.passed and "passed" or "FAILED", tostring(f.shapes), tostring(c.memory.runs), share(c.memory),
     ("%.1f"):format(f.max_ulp),
     ("%.1e"):format(f.max_rel), ("%.3f"):format(f.max_share), ("%.1f%%"):format(100 * f.judged / math.max(1, f.elements)),
     t and tostring(t.shapes) or "absent", p and p.ratio and ("%.2f (%.2f-%.2f)"):format(p.ratio, p.ratio_low, p.ratio_high) or "",
     p and ("%.0f%% %s"):format(100 * p.share, p.bound) or "" }
 end
-local HEAD = { "blueprint", "mode", "verdict", "shapes", "guarded", "ulp", "relative", "of bound", "judged", "libtorch", "time", "peak" }
+local HEAD = { "blueprint", "mode", "verdict", "shapes", "guarded", "in bounds", "ulp", "relative",
+  "of bound", "judged", "libtorch", "time", "peak" }
 
 local function cases(args)
   if not args.all then return { args[1] } end
@@ -31,7 +38,8 @@ return {
     { "--no-torch", nil, "leave libtorch out" },
     { "--json", nil, "print certificates for machines" },
   },
-  notes = "ulp, relative: largest error over judged elements; of bound: largest error as a share of what the oracle allows;\n"
+  notes = "in bounds: loads and stores proved inside their buffers for all shapes, of all there are;\n"
+    .. "ulp, relative: largest error over judged elements; of bound: largest error as a share of what the oracle allows;\n"
     .. "time, peak (with --performance): median time over libtorch's and its spread; share of the machine's measured best.",
   run = function(args)
     if (args.all and 1 or 0) + #args ~= 1 then return nil, "usage: esper validate NAME|FILE, or esper validate --all", "usage" end
@@ -58,7 +66,7 @@ return {
         collectgarbage()
       end
     end
-    if args.json then print(require("esper.json").encode(all)) else print(text.columns(rows, "lllrrrrrrrrl")) end
+    if args.json then print(require("esper.json").encode(all)) else print(text.columns(rows, "lllrrrrrrrrrl")) end
     if #failed > 0 then return nil, table.concat(failed, "\n       ") end
     return true
   end,
