@@ -27,7 +27,7 @@ local FUNCTIONS = {
   { name = "sigmoid", reach = 110, reach64 = 750, f32 = 2.0, f64 = 2.0, c = "1 / (1 + expl(-x))" },
   { name = "silu", reach = 110, reach64 = 750, f32 = 2.0, f64 = 2.0, c = "x / (1 + expl(-x))" },
   { name = "erf", reach = 5, reach64 = 7, f32 = 1.8, f64 = 1.8, c = "erfl(x)" },
-  { name = "gelu", reach = 15, reach64 = 40, f32 = 4.0, f64 = 5.5, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
+  { name = "gelu", reach = 15, reach64 = 40, f32 = 4.0, f64 = 5.5, plain = 4.5, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
   { name = "sigmoid_near", reach = 1, limit = 1, f32 = 2.0, f64 = 2.0, c = "1 / (1 + expl(-x))" },
   { name = "gelu_near", reach = 1, limit = 1, f32 = 4.0, f64 = 5.5, c = "x / 2 * erfcl(-x * M_SQRT1_2l)" },
   { name = "gelu_tanh", reach = 10, reach64 = 22, f32 = 200, f64 = 1800,

@@ -3,8 +3,9 @@
 -- sum across lanes of the one before it, and for rows to come from and go to far caches. Used by emit_fold_block.lua.
 --
 --   overlap.possible(fold) -> bool       overlap.along(fold, w)       instead of the passes of Fold:along
--- Invariant: at one column this row is read first and written last, so the rows may be the input's own, and what is
--- written for the row before the first one is gone again.
+-- Invariant: at one column this row is read first, then the row before is finished and this one's values kept: outputs may be
+-- the input's own rows, and one row has room for the kept values. What is written for the row before the first one (to the
+-- first one) is written over.
 
 local amount = require "esper.emit_amount"
 local kinds = require "esper.emit_fold_kinds"
@@ -15,7 +16,7 @@ local LONGEST = 8192 -- bytes of a row: four of them share the first-level cache
 
 function M.possible(f)
   local spec, stats = f.spec, f.spec.stats
-  if #stats ~= 2 or not stats[2].keep or f.stash or f.index or spec.piece then return false end
+  if #stats ~= 2 or not stats[2].keep or f.stash or f.draw or spec.piece then return false end
   for _, o in ipairs(f.operands) do
     if o.at and type(amount.of(f.k, o.step)) ~= "number" then return false end
   end
@@ -62,7 +63,7 @@ local function follow(f, to, rows)
 end
 
 function M.along(f, w)
-  local s, b, spec, home = f.s, f.s.b, f.spec, f.first_store
+  local s, b, spec, home = f.s, f.s.b, f.spec, f.home
   local first, last = spec.stats[1], spec.stats[2]
   local reads, found = f:read_by(spec.front, spec.inputs), { false, b:splat(0) }
   local next_row, row_before = view(f, reads), view(f, f:write_reads())
