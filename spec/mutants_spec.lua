@@ -42,6 +42,7 @@ local EQUIVALENT = {
   { "subtraction swapped", "%(m %- 1%)", "topk moves positions only where m is 1" },
   { "subtraction swapped", "%(v%d+ %- v%d+%).*&= 0x80000000u %- 1;", "the sign is cleared in the same line" },
   { "constant wrong", "2%.0f%);", "of -122, where an exponential is clamped" },
+  { "constant wrong", "2%.0f;", "of 32, from where on tanh and sigmoid are 1" },
   { "constant wrong", "5%.0f", "where erfc's two forms meet" },
   { "loop runs one too far", "for %(long pass = 0; pass < lines", "a pass past the end is empty" },
   { "loop runs one too far", "for %(long p = 0; p < planes", "no planes are left" },
