@@ -5,7 +5,7 @@
 --   profile.text(report) -> text      profile.points(report) -> for roofline.lua
 --   report = { name =, mode =, dtype =, isa =, threads =, sizes = {}, peaks =, runs =, total_us =, compile_ms =,
 --     kernels = { { kind =, nodes = text, steps = { { label =, us =, tiles = }, ... }, us =, time_share =, flops =, read =,
---                   written = (bytes), gflops =, gbs =, share =, bound =, cycles =, instructions =, cache_misses = }, ... },
+--                   written = (bytes), gflops =, gbs =, share =, bound = or "kept", cycles =, instructions =, cache_misses = }, ... },
 --     memory = { passes =, passes_node_by_node =, copies =, copied_bytes =, workspace =, naive_workspace =, weights = },
 --     counters = "available" or why not }
 -- A kernel is a group; its steps are function calls with a barrier between. Medians over the runs; counters are means.
@@ -135,7 +135,11 @@ local function kernel_row(side, n, first, times, sums, total, peaks, available)
       if available[name] then row[name] = (row[name] or 0) + sums[at][c] end
     end
   end
-  local seconds = math.max(row.us, 1e-3) / 1e6
+  if row.us == 0 then -- no step runs: what it makes of parameters alone was kept from the first run
+    row.flops, row.read, row.written, row.time_share, row.gflops, row.gbs, row.share, row.bound = 0, 0, 0, 0, 0, 0, 0, "kept"
+    return row
+  end
+  local seconds = row.us / 1e6
   local least, bound = peak.bound(peaks, work)
   row.flops, row.read, row.written, row.time_share = work.flops, work.read, work.write, row.us / total
   row.gflops, row.gbs = work.flops / seconds / 1e9, (work.read + work.write) / seconds / 1e9
