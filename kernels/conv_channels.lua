@@ -123,7 +123,8 @@ local function decode(k, c, p, s)
   k:line("long c0 = t %% %s * %dL, rest = t / %s;", k:dim(s.column_parts), p.columns, k:dim(s.column_parts))
   k:line("long r0 = rest %% %s * %dL; rest /= %s;", k:dim(s.line_parts), LINES, k:dim(s.line_parts))
   k:line("long sample = rest %% %s; rest /= %s;", k:dim(c.samples), k:dim(c.samples))
-  k:line("long block = rest %% %dL, group = rest / %dL;", p.blocks, p.blocks)
+  if c.groups == 1 then k:line("long block = rest, group = 0;")
+  else k:line("long block = rest %% %dL, group = rest / %dL;", p.blocks, p.blocks) end
   k:line("long lines = %s - r0 < %dL ? %s - r0 : %dL;", k:dim(c.out[1]), LINES, k:dim(c.out[1]), LINES)
   k:line("long columns = %s - c0 < %dL ? %s - c0 : %dL;", k:dim(c.out[2]), p.columns, k:dim(c.out[2]), p.columns)
   k:line("long valid = block == %dL ? %dL : %dL;", p.blocks - 1, p.whole, p.rows)
@@ -142,17 +143,17 @@ local function decode(k, c, p, s)
   k:line("if (some > most) some = most;")
 end
 
--- C: `main` = the size of which most tiles of a line are, so that the fewest pixels are computed twice.
+-- C: `main` = the size of which most tiles of a line are, so that the fewest pixels are computed twice. Costs are doubles, which
+-- keeps them out of the range proof: all it needs is main <= columns.
 local function choose_size(k, p)
   k:line("long main = %dL;", p.sizes[#p.sizes])
   if #p.sizes == 1 then return end
-  k:line("long least = 0x7fffffffL;")
-  for i = #p.sizes, 1, -1 do
+  k:line("double least = columns * 32L;")
+  for i = #p.sizes - 1, 1, -1 do
     local size, rest = p.sizes[i], "0L"
     for j = #p.sizes, i, -1 do rest = ("(left > %dL ? %dL : %s)"):format(p.sizes[j + 1] or 0, p.sizes[j], rest) end
     k:open("if (columns >= %dL)", size)
-    k:line("long left = columns %% %dL, all = (columns - left) * %dL + %s * %dL;", size, 16 + math.ceil(16 / size), rest,
-      16 + math.ceil(16 / size))
+    k:line("double left = columns %% %dL, all = (columns - left + %s) * %dL;", size, rest, 16 + math.ceil(16 / size))
     k:line("if (all <= least) { least = all; main = %dL; }", size)
     k:close()
   end
@@ -182,8 +183,10 @@ end
 -- C: the sums of m lines from line i of the pass on, whose windows start in row y and have rows low .. high - 1 inside of x.
 local function line_sums(k, c, p, s)
   k:open("for (long at = 0; at < columns; )")
-  k:line("long left = columns - at, q = main;")
-  for i = 2, #p.sizes do k:line("if (left < main && left <= %dL && main > %dL) q = %dL;", p.sizes[i], p.sizes[i], p.sizes[i]) end
+  local q = p.sizes[1] .. "L"
+  for i = 2, #p.sizes do q = ("(left <= %dL ? %dL : %s)"):format(p.sizes[i], p.sizes[i], q) end
+  k:line("long left = columns - at, q = %s;", q)
+  if #p.sizes > 1 then k:line("if (q > main) q = main;") end
   k:line("if (left < q) at = columns - q;")
   for i, q in ipairs(p.sizes) do
     if #p.sizes > 1 then k:open("%sif (q == %dL)", i > 1 and "else " or "", q) end
@@ -199,9 +202,9 @@ local function pass_sums(k, c, p, s)
   local stride, dilation, high = c.stride[1], c.dilation[1], c.tap[1]
   k:open("for (long i = 0; i < count; )")
   k:line("long y = (r0 + pass + i) * %dL - %dL, past = %s - y, low = 0, high = %dL, m = 1;", stride, c.pad[1], k:dim(c.size[1]), high)
+  k:line("if (y >= 0 && past >= %dL) m = (past - %dL) / %dL + 1;", (high - 1) * dilation + 1, (high - 1) * dilation + 1, stride)
   k:line("if (y < 0) low = (%dL - y) / %dL;", dilation - 1, dilation)
   k:line("if (past < %dL) high = past > 0 ? (past + %dL) / %dL : 0;", (high - 1) * dilation + 1, dilation - 1, dilation)
-  k:line("if (low == 0 && high == %dL) m = (past - %dL) / %dL + 1;", high, (high - 1) * dilation + 1, stride)
   k:line("if (m > count - i) m = count - i;")
   k:line("if (high < low) high = low;")
   line_sums(k, c, p, s)

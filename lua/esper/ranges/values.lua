@@ -235,6 +235,7 @@ end
 
 -- Bounds of a choice by its own values, and by 0 and 1, where they hold in every case.
 local function bound(self, split, values, X)
+  if self.coarse then return end -- a change in a loop is found without (loops.lua)
   local low = false
   for _, limit in ipairs(values) do
     if in_all(self, split, values, function(v) return self:minus(limit, v) end) then self:assume(self:minus(limit, X)) end
