@@ -285,7 +285,8 @@ function Space:search(E, depth, detours)
   return ok
 end
 
---- Is p >= 0 for all values that the facts allow? false: not proved. Within `steps` and that many detours; first without facts about newer atoms, which lead astray.
+--- Is p >= 0 for all values that the facts allow? false: not proved within `steps` and so many detours. First without facts about
+-- newer atoms, which lead astray.
 function Space:prove(p, steps, detours)
   if self.absurd then return true end
   if self.total > self.limit then return self:plain(p) end
