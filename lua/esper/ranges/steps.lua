@@ -17,7 +17,7 @@ access.install(Exec)
 expressions.install(Exec)
 loops.install(Exec)
 
-local STEPS = 20000 -- of all searches for one function; after them only the obvious is proved
+local STEPS = 8000 -- of all searches for one function; after them only the obvious is proved
 local FORKS = 3 -- ifs whose ways are followed to the end, inside each other
 local TOUCHING = { call = true, ["for"] = true, declare = true, index = true, ["break"] = true, ["continue"] = true }
 local SIZE = { float = 4, double = 8, int = 4, ["unsigned char"] = 1, char = 1, unsigned = 4 }
