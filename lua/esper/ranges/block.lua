@@ -177,7 +177,7 @@ function Run:loop(at, checked, count)
     self:span(at + 1, loop.stop - 1, checked)
     return loop.stop
   end
-  local changes = self:changes(at, {})
+  local changes = #loop.names > 0 and self:changes(at, {}) or {}
   if count and uneven(s, self.env, changes) and s:prove(s:plus(count, s:number(-1)), 60) then -- the first turn by itself
     self:span(at + 1, loop.stop - 1, checked)
     return self:loop(at, checked, s:plus(count, s:number(-1)))
@@ -194,6 +194,7 @@ function Run:loop(at, checked, count)
     self:span(at + 1, loop.stop - 1, true)
     s:close()
   end
+  if #loop.names == 0 then return loop.stop end
   local some = count and s:prove(s:plus(count, s:number(-1)), 60)
   for r, v in pairs(moved(s, start, changes, some and count or self:trips(count), some)) do self.env[r] = v end
   return loop.stop
@@ -245,10 +246,9 @@ end
 
 function Run:flush()
   for _, group in ipairs(self.groups) do check_group(self, group) end
-  self.groups, self.at = {}, {}
 end
 
--- Notes bytes from .. to - 1 behind an address; what was noted is checked when a loop begins or ends, as all holds still until then.
+-- Notes bytes from .. to - 1 behind an address; what was noted is checked at the end of the loop's body, outside of loops in it.
 function Run:note(c, address, mask, from, to)
   local key = self.space:key(address) .. (mask and c.args[c.memory.mask] or "")
   local group = self.at[key]
@@ -286,11 +286,11 @@ function Run:touch(c)
 end
 
 function Run:span(from, to, checked)
-  local i = from
+  local i, groups, at = from, self.groups, self.at
+  self.groups, self.at = {}, {}
   while i <= to do
     local c = self.code[i]
     if c.op == "loop" then
-      if checked then self:flush() end
       i = self:loop(i, checked)
     elseif SCALAR[c.op] then
       self:scalar(c)
@@ -299,7 +299,8 @@ function Run:span(from, to, checked)
     end
     i = i + 1
   end
-  if checked then self:flush() end
+  self:flush()
+  self.groups, self.at = groups, at
 end
 
 --- Checks a call of `program` with these words ([0] = polynomial or false). check: bytes(c, address, from, to), unknown(c),

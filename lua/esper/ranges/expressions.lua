@@ -204,7 +204,8 @@ function M.install(Exec)
     local cases, values, s = {}, {}, self.space
     local yes = arm(self, self:ways(x[2], true), x[3], cases, values)
     local no = arm(self, self:ways(x[2], false), x[4], cases, values)
-    local type = yes or no
+    local type = yes or no or "long"
+    if not yes and not no then return false, type end -- never reached
     if yes and no and is_pointer(no) then type = no end
     for i = 1, #cases do if not values[i] then return false, type end end
     return s:choice(s:split(cases), values, not is_pointer(type)), type

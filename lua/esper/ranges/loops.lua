@@ -16,6 +16,7 @@ function M.install(Exec)
     local s, start, marks, out = self.space, self.env, {}, {}
     self.level, self.exploring = self.level + 1, self.exploring + 1
     s:open()
+    s:scoped(s, "coarse", true)
     self.env = setmetatable({}, { __index = start })
     for _, name in ipairs(names) do
       marks[name] = s:atom(self.level)

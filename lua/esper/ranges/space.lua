@@ -285,12 +285,13 @@ function Space:search(E, depth, detours)
   return ok
 end
 
---- Is p >= 0 for all values that the facts allow? false: not proved. First without facts about newer atoms, which lead astray.
-function Space:prove(p, steps)
+--- Is p >= 0 for all values that the facts allow? false: not proved within `steps` and so many detours. First without facts about
+-- newer atoms, which lead astray.
+function Space:prove(p, steps, detours)
   if self.absurd then return true end
   if self.total > self.limit then return self:plain(p) end
-  for detours = 0, DETOURS do
-    self.detours, self.steps, self.failed = detours, steps or STEPS, {}
+  for most = 0, detours or DETOURS do
+    self.detours, self.steps, self.failed = most, steps or STEPS, {}
     if guarded(self, self.search, p, 0, 0) then return true end
     if self:refuted(p) then return false end
   end

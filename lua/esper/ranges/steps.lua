@@ -26,10 +26,18 @@ local SIZE = { float = 4, double = 8, int = 4, ["unsigned char"] = 1, char = 1, 
 
 local run = {}
 
+-- Does an if or a loop leave nothing to know? Exploring asks for variables alone.
+function Exec:idle(x)
+  if self.exploring == 0 or x[1] ~= "if" and x[1] ~= "for" or trees.leaves(x) then return false end
+  local names = {}
+  for i = 2, #x do trees.assigned(self, x[i], names) end
+  return next(names) == nil
+end
+
 --- Executes a statement; "left" when a break or continue ends this way through the loop body.
 function Exec:exec(x, rest)
   local f = run[x[1]] or error("C text: no meaning for statement " .. x[1], 0)
-  local left = f(self, x, rest)
+  local left = not self:idle(x) and f(self, x, rest) or nil
   if rest and x[1] ~= "block" and left ~= "left" then return rest() end
   return left
 end
@@ -161,7 +169,7 @@ end
 function M.read(options)
   local s = options.space
   local exec = setmetatable({ space = s, programs = options.programs, options = options, env = {}, arrays = {}, buffers = {},
-    places = {}, sites = {}, order = {}, calls = {}, kept = {}, level = 0, exploring = 0, closed = 0, forks = 0 }, Exec)
+    places = {}, sites = {}, order = {}, calls = {}, kept = {}, level = 0, exploring = 0, closed = 0, forks = 0, failed = 0 }, Exec)
   s:open()
   s.limit = s.total + STEPS
   local first, last = s:atom(0), s:atom(0)

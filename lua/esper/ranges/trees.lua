@@ -18,7 +18,7 @@ end
 function M.has(x, kinds)
   if type(x) ~= "table" then return false end
   if kinds[x[1]] or x[1] == "bin" and kinds[x[2]] then return true end
-  for i = 2, #x do if M.has(x[i], kinds) then return true end end
+  for i = 1, #x do if M.has(x[i], kinds) then return true end end
   return false
 end
 
@@ -35,7 +35,7 @@ function M.leaves(x)
   if type(x) ~= "table" then return false end
   if x[1] == "break" or x[1] == "continue" then return true end
   if x[1] == "for" then return false end
-  for i = 2, #x do if M.leaves(x[i]) then return true end end
+  for i = 1, #x do if M.leaves(x[i]) then return true end end
   return false
 end
 

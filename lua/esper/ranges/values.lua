@@ -10,7 +10,7 @@ require("jit").off(true, true) -- see poly.lua
 local poly = require "esper.ranges.poly"
 local Space = require("esper.ranges.space").Space
 
-local FEW = 80 -- steps of proofs that may well fail
+local FEW, BRIEF = 80, 40 -- steps of proofs that may well fail, and of those that mostly do
 
 --- U, s with s * e <= U, U in base atoms alone, s >= 1; nil when there is no simple one.
 function Space:upper(e)
@@ -226,7 +226,7 @@ local function in_all(self, split, values, test)
   for i, case in ipairs(split.cases) do
     self:open()
     for _, p in ipairs(case.facts) do self:assume(p) end
-    local ok = self:prove(test(values[i]), FEW)
+    local ok = self:prove(test(values[i]), BRIEF, 0)
     self:close()
     if not ok then return false end
   end
@@ -235,6 +235,7 @@ end
 
 -- Bounds of a choice by its own values, and by 0 and 1, where they hold in every case.
 local function bound(self, split, values, X)
+  if self.coarse then return end -- a change in a loop is found without (loops.lua)
   local low = false
   for _, limit in ipairs(values) do
     if in_all(self, split, values, function(v) return self:minus(limit, v) end) then self:assume(self:minus(limit, X)) end
