@@ -4,7 +4,7 @@
 --   h = hoist.new(b)
 --   h.before    a builder that emits what depends on registers that stay, and gives `changing` for all else
 --   h:inside()  a builder for one run of the same calls: those made before give their register, all else is emitted
--- Invariant: both runs make the same calls in the same order.
+-- Invariant: both runs make the same calls in the same order (checked).
 
 local M = {}
 
@@ -20,6 +20,7 @@ end
 local function record(b, made, count, name)
   return function(_, x, y, z)
     count[1] = count[1] + 1
+    made[-count[1]] = name
     if name == "note" then return nil end
     if constant[name] then return { name, x } end
     if x == M.changing or y == M.changing or z == M.changing then return M.changing end
@@ -33,6 +34,7 @@ end
 local function replay(b, made, count, name)
   return function(_, ...)
     count[1] = count[1] + 1
+    if made[-count[1]] ~= name then error("a chain asks for other instructions the second time: " .. name) end
     return made[count[1]] or b[name](b, ...)
   end
 end

@@ -159,10 +159,10 @@ local function bounded(b, x)
   return at_least(b, k.out_low, low), low
 end
 
--- x sigmoid(u) for u = x or one that leaves the bounds where x does. Beyond one_from it is x; at -inf NaN, that of inf * 0.
+-- x sigmoid(u) for u = x (nil) or one that leaves the bounds where x does. Beyond one_from it is x; at -inf NaN, that of inf * 0.
 local function gated(b, x, u)
   local v, low = bounded(b, x)
-  local top, under = logistic(b, u == x and v or bounded(b, u))
+  local top, under = logistic(b, u and (bounded(b, u)) or v)
   return b:sub(b:div(b:mul(v, top), under), b:sub(low, x))
 end
 
@@ -231,7 +231,7 @@ end
 
 function M.sigmoid(b, x) return b:div(logistic(b, (bounded(b, x)))) end
 
-function M.silu(b, x) return gated(b, x, x) end
+function M.silu(b, x) return gated(b, x) end
 
 -- .5 x (1 + tanh v) = x sigmoid(2 v).
 function M.gelu_tanh(b, x)
