@@ -518,4 +518,29 @@ describe("large shapes", function()
       collectgarbage()
     end)
   end
+
+  it("softmax, log-softmax and norms of rows about as long as registers hold, on every instruction set", function()
+    local count = 0
+    for _, isa in ipairs(require("support.judge").isas) do
+      for _, dtype in ipairs { "f32", "f64" } do
+        for _, row in ipairs { 15, 16, 17, 19, 20, 21, 32, 33, 39, 40, 63, 64, 65, 79, 80, 81 } do
+          local text = ([[
+symbol n 0 100
+%%0 = input "x" f32[n, %d]
+%%1 = softmax %%0 axis=1
+%%2 = log_softmax %%0 axis=1
+%%3 = scale %%1 mul=2
+%%4 = layer_norm %%0 dims=1 eps=1e-05
+output "y" %%3
+output "z" %%2
+output "w" %%4
+]]):format(row):gsub("f32", dtype)
+          local t = assert(one.compile(text, { n = 3 }, { isa = isa, mode = "eval" })):give(element)
+          assert.is_nil(t:judge(assert(t:oracle()), assert(t:guarded(row % 2 == 1))), isa .. " " .. dtype .. " " .. row)
+          count = count + 1
+        end
+      end
+    end
+    print(("rows_about_registers 0 %d 0 3_instruction_sets"):format(count))
+  end)
 end)

@@ -23,7 +23,7 @@ function M.possible(f)
   local extents = f:over_reduced(f:write_reads(), false)
   if #extents ~= 1 or #f:over_reduced(f:read_by(spec.front, spec.inputs), false) ~= 1 then return false end
   local row = extents[1]
-  return type(row) == "number" and row > f.STRAIGHT * f.s.b.lanes and row * f.s.b.bytes <= LONGEST
+  return type(row) == "number" and row >= (f.STRAIGHT + 1) * f.s.b.lanes and row * f.s.b.bytes <= LONGEST
 end
 
 -- The fold with addresses of its own for the operands `reads`.
