@@ -25,7 +25,7 @@
 --   compile.again(result, choices)  a fresh result once more with other choices (tuning.lua); has no key
 --   compile.link(plan, C text or object code) -> es_kernel *      throws { message=, status= }, as stages do
 --   compile.programs(result) -> { { name=, text=, lowered= }, ... }   the vector blocks of the unit, made anew from the graph: listing
---       and C text of each, for the range proof (ranges)
+--       and C text of each, for the range proof (ranges); {}, message when they cannot be made
 --   compile.early(source, opts)    the same without kernel: up to the groups
 --   compile.key(source, opts)      the same up to the key
 --   compile.save(result, store, certificate_text) -> true | nil, message, status
@@ -290,7 +290,8 @@ end
 function M.key(source, opts) return guarded(keyed, source, opts) end
 function M.programs(result)
   local ok, out = pcall(programs, result)
-  return ok and out or {}
+  if ok then return out end
+  return {}, type(out) == "table" and out.message or tostring(out)
 end
 function M.early(source, opts) return guarded(early, source, opts) end
 function M.save(result, store, certificate) return artifact.save(store, result, certificate) end

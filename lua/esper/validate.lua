@@ -260,7 +260,9 @@ end
 
 -- What the range proof says of a kernel whose draws passed; returns what failed.
 local function ranges(compiled, memory)
-  local proof = require("esper.ranges").prove(compiled, require("esper.compile").programs(compiled))
+  local programs, unread = require("esper.compile").programs(compiled)
+  local proof = require("esper.ranges").prove(compiled, programs)
+  memory.unread = unread -- why no block could be read: all they touch counts as unproved
   for _, count in ipairs { "proved", "data", "unproved", "violated" } do memory[count] = proof[count] end
   if not proof.failure then return nil end
   memory.passed = false
