@@ -149,6 +149,20 @@ describe("blueprint", function()
     assert.equal("EARG", select(3, tensor.load(5)))
   end)
 
+  it("is compiled for sizes that are whole numbers within a dimension's range, and nothing else", function()
+    local esper = require "esper"
+    for _, bad in ipairs { 3, "8", { batch = 0.5 }, { batch = -1 }, { batch = "many" }, { batch = 2 ^ 50 }, { q = 1 }, { 7 } } do
+      local k, why = esper.compile("cnn/noop", { size = bad })
+      assert.is_nil(k)
+      assert.truthy(why:find "^size " or why:find "^no symbolic dimension", why)
+    end
+    for _, call in ipairs { esper.compile, esper.tune, esper.dump, esper.certify } do
+      local _, why = pcall(call, "cnn/noop", call == esper.dump and "graph" or 3, 3)
+      assert.truthy(tostring(why):find "options are number", tostring(why))
+    end
+    assert.truthy(esper.compile("cnn/noop", { size = { batch = 4 } }))
+  end)
+
   it("draws parameters from seed and name alone", function()
     local body = { input = { x = { "batch", 8 } }, build = function(g, x) return { y = g.linear(g.linear(x, 8, { name = "a" }), 8, { name = "b" }) } end }
     local k = compiled(body)

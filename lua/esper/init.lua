@@ -79,6 +79,12 @@ local function from_json(path, opts)
   return require("esper.blueprint").build(declaration, opts)
 end
 
+-- The options of a call: a table, or left out.
+local function options_of(opts)
+  if opts ~= nil and type(opts) ~= "table" then error(("options are %s, wanted a table"):format(type(opts)), 3) end
+  return opts or {}
+end
+
 -- Who builds the graph: a file or catalogue name runs in the sandbox, a declaration made in this state here.
 local function pipeline_options(source, opts)
   local out = { set = opts.set, mode = opts.mode or "eval", dtype = opts.dtype or "f32", passes = opts.passes, size = opts.size }
@@ -97,7 +103,7 @@ local function text_of(problem) return type(problem) == "table" and table.concat
 
 --- The canonical graph of a source and what is known of it: graph, info | nil, message, status.
 function M.graph(source, opts)
-  local build = pipeline_options(source, opts or {})
+  local build = pipeline_options(source, options_of(opts))
   local graph, info, status = build.build(source, build)
   if graph then return graph, info end
   return nil, text_of(info), status or "EBLUEPRINT"
@@ -105,7 +111,7 @@ end
 
 --- What the key of a source is made from, by the names `esper store ls` has: for urza's why.
 function M.key_fields(source, opts)
-  local store, options = M.store(), pipeline_options(source, opts or {})
+  local store, options = M.store(), pipeline_options(source, options_of(opts))
   options.store = store and store.ptr -- the choices tuned here are a part of the key
   local r, problem, status = require("esper.compile").key(source, options)
   if not r then return nil, text_of(problem), status end
@@ -115,7 +121,7 @@ function M.key_fields(source, opts)
 end
 
 function M.compile(source, opts)
-  opts = opts or {}
+  opts = options_of(opts)
   local store, why, status = M.store()
   if not store and why then return nil, why, status end
   local options = pipeline_options(source, opts)
@@ -141,8 +147,8 @@ end
 --- Proves a kernel anew; opts.performance = true: its speed too (performance.lua). A passing certificate goes into the store; a
 -- failing one takes the record out of it.
 function M.certify(kernel, opts)
-  opts = opts or {}
-  if type(opts) ~= "table" then error(("options are %s, wanted a table"):format(type(opts)), 2) end
+  opts = options_of(opts)
+  if opts.shapes ~= nil and type(opts.shapes) ~= "number" then error("shapes is no number", 2) end
   opts.pool = kernel.pool
   local validate = require "esper.validate"
   kernel.certificate = validate.certify(kernel, opts)
@@ -159,7 +165,7 @@ function M.certify(kernel, opts)
 end
 
 function M.run(source, inputs, opts)
-  opts = opts or {}
+  opts = options_of(opts)
   local kernel, why, status = M.compile(source, setmetatable({ certify = true }, { __index = opts }))
   if not kernel then return nil, why, status end
   return kernel:run(inputs, opts)
@@ -187,7 +193,7 @@ function M.tune(source, opts)
     local text = record and tuning.nearest(record, sizes)
     return text and tuning.decode(text)
   end
-  opts = opts or {}
+  opts = options_of(opts)
   local pool, report = opts.pool, nil
   if (opts.threads or 1) ~= 1 then
     pool, why = require("esper.bench").pool(opts.threads)
@@ -203,7 +209,7 @@ function M.tune(source, opts)
 end
 
 function M.dump(source, stage, opts)
-  local text, problem, status = require("esper.dump").text(source, stage, pipeline_options(source, opts or {}))
+  local text, problem, status = require("esper.dump").text(source, stage, pipeline_options(source, options_of(opts)))
   if text then return text end
   return nil, text_of(problem), status
 end

@@ -65,11 +65,14 @@ end
 
 function M.sizes(symbols, given, who)
   local sizes, asked, names = {}, {}, {}
-  for name in pairs(given or {}) do asked[name] = true end
+  if given ~= nil and type(given) ~= "table" then
+    return nil, ("size is %s, wanted extents by the names of dimensions"):format(type(given))
+  end
+  for name in pairs(given or {}) do asked[tostring(name)] = true end
   for i, s in ipairs(symbols) do
     local n = given and given[s.name]
-    if n and (n < s.min or n > s.max) then
-      return nil, ("size %s=%.0f: %s takes %.0f to %.0f"):format(s.name, n, who, s.min, s.max)
+    if n and (type(n) ~= "number" or n % 1 ~= 0 or n < s.min or n > s.max) then
+      return nil, ("size %s=%s: %s takes %.0f to %.0f"):format(s.name, tostring(n), who, s.min, s.max)
     end
     sizes[s.name] = n or math.max(s.min, math.min(s.max, USUAL[s.name] or OTHER))
     asked[s.name], names[i] = nil, s.name
