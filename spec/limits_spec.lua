@@ -44,7 +44,7 @@ describe("limits", function()
         { 2 ^ 40, 1 }, { 2 ^ 41, 1 }, { 3, -1 }, { 2 ^ 62, 4 } } do
       local symbols, said = native.new("int64_t[2]", size[1], size[2]), table.concat(size, " by ")
       run.symbols, run.data = symbols, data
-      refused(C.es_kernel_workspace(t.kernel.kernel, symbols, bytes, native.fresh()), said)
+      refused(C.es_kernel_workspace(t.kernel.kernel, symbols, nil, bytes, native.fresh()), said)
       refused(C.es_kernel_run(t.kernel.kernel, run, native.fresh()), said)
       refused(C.es_guard_run(t.kernel.kernel, run, true, 5, native.new "es_guard_result", native.fresh()), said)
       local oracle = C.es_oracle_new(t.graph.ptr, symbols, 2 ^ -53, 1, 1, native.fresh())

@@ -5,7 +5,7 @@
 --       choices = of Unit:choice }, ... }
 --       of every group that runs each time and offers choices
 --   parts:make(entry, { [choice] = value }) -> part, or false when one that does the same work was made before
---   parts.workspace(holder, kernel, symbols) -> memory for its workspace
+--   parts.workspace(holder, kernel, symbols, pool) -> memory for its workspace
 --   part = { run = fn(reps, ns), once = its first run does more than those after, results = fn() -> tensors by name, free = fn() }
 -- Failures are thrown, as compile.lua's stages do: { message =, status = }.
 -- A part has the steps that run at the side's sizes and no others, so it takes about a millisecond to compile. Every value that
@@ -39,9 +39,9 @@ end
 
 --- Memory for the workspace of a kernel, at one place for all that are compared: where buffers lie decides more than many a
 -- choice. holder.memory keeps it.
-function M.workspace(holder, kernel, symbols)
+function M.workspace(holder, kernel, symbols, pool)
   local bytes = native.new "int64_t[1]"
-  if C.es_kernel_workspace(kernel, symbols, bytes, fresh()) ~= 0 then
+  if C.es_kernel_workspace(kernel, symbols, pool, bytes, fresh()) ~= 0 then
     local _, message, status = failure()
     error({ message = message, status = status }, 0)
   end
@@ -68,7 +68,7 @@ function Parts:bound(n, steps, temps, code, all)
   for id, index in pairs(made.values) do data[index] = self:place(id, all).data end
   for _, id in ipairs(r.groups.groups[n].outputs) do outputs["output %" .. id] = self.values[id] end
   run.symbols, run.data, run.seed, run.frozen, run.pool = side.es_run.symbols, data, side.es_run.seed, side.es_run.frozen, self.pool
-  run.workspace = M.workspace(self, kernel, run.symbols)
+  run.workspace = M.workspace(self, kernel, run.symbols, self.pool)
   local part = { keep = { side, data, self.pool, self.memory }, once = false }
   for _, step in ipairs(steps) do part.once = part.once or step.when == "pack" or step.when == "prepare" end
   function part.run(reps, ns)

@@ -14,6 +14,7 @@
 --   plan's workspace is what is left of them after fusion, taking turns
 local cost = require "esper.cost"
 local native = require "esper.native"
+local rows = require "esper.rows"
 local C = native.C
 local M = {}
 
@@ -22,6 +23,8 @@ local given = { input = true, param = true, buffer = true }
 local Planner = {}
 Planner.__index = Planner
 
+local ROUND = 131072 -- bytes of workspace from which on rows are done in rounds
+local PASSES = 4     -- the same, as a part of the parameters
 local MANY = 200 -- lives; beyond so many one order of serving them has to do
 
 local function fail(message, status) error({ message = message, status = status }, 0) end
@@ -265,6 +268,20 @@ function Planner:intermediates()
   return sum
 end
 
+-- Rounds where rows are apart. Every round reads all parameters again, which must not take long beside its work.
+function Planner:rounds()
+  local f, symbols, parameters = self.f, rows.leading(self.f), 0
+  for id = 0, f.n - 1 do
+    if f.live[id] and f.op[id] == "param" then
+      parameters = parameters + (f.D:value(f:numel(id)) or 0) * native.dtypebytes[f.dtype[id]]
+    end
+  end
+  local rounds = native.new "es_rounds"
+  rounds.count, rounds.bytes = #symbols, tonumber(os.getenv "ROUND" or math.max(ROUND, math.floor(parameters / PASSES)))
+  for i, symbol in ipairs(symbols) do rounds.symbols[i - 1] = symbol end
+  C.es_plan_rounds_set(self.plan, rounds)
+end
+
 local function build(p, options)
   local f = p.f
   p:roots()
@@ -283,6 +300,7 @@ local function build(p, options)
   for n, code in ipairs(options.code) do
     for _, step in ipairs(code.steps) do p:step(n, step) end
   end
+  p:rounds()
   local flops, bytes = cost.of(p.groups)
   if C.es_plan_finish(p.plan, flops, bytes, native.fresh()) ~= 0 then
     local _, message, status = native.failure()

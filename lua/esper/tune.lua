@@ -187,7 +187,7 @@ local function whole(state, choices)
   local made = need(compile.again(first.compiled, choices))
   local side = need(sides.esper(state.case, { kernel = kernel.wrap(made), pool = pool, leaves = first, cpu = pool == nil }))
   side.es_run.data = first.es_run.data -- inputs to outputs have the same numbers in every plan, the rest is in slots
-  side.es_run.workspace = parts.workspace(state, made.kernel, side.es_run.symbols)
+  side.es_run.workspace = parts.workspace(state, made.kernel, side.es_run.symbols, pool)
   side.results, side.once, side.memory = first.results, true, state.memory
   function side.free() end
   return side

@@ -40,7 +40,7 @@ static void look(es_kernel *kernel) {
     ranks[i] = info.rank;
     for (int32_t axis = 0; axis < info.rank; axis++) shapes[i * ES_RANK_MAX + axis] = 1 + below(64);
   }
-  if (es_kernel_solve(kernel, ranks, shapes, symbols, NULL) == ESPER_OK) es_kernel_workspace(kernel, symbols, &workspace, NULL);
+  if (es_kernel_solve(kernel, ranks, shapes, symbols, NULL) == ESPER_OK) es_kernel_workspace(kernel, symbols, NULL, &workspace, NULL);
   free(ranks);
   free(shapes);
   free(symbols);

@@ -234,7 +234,7 @@ static esper_status run_frame(es_frame *f, es_params *params, const DLTensor *in
   esper_status status = take_inputs(f, inputs, err);
   if (status == ESPER_OK) status = take_params(f, params, err);
   if (status == ESPER_OK) status = take_outputs(f, inputs, outputs, output_count, err);
-  if (status == ESPER_OK) status = es_frame_place(f, NULL, err);
+  if (status == ESPER_OK) status = es_frame_place(f, NULL, f->kernel->pool, err);
   if (status == ESPER_OK)
     status = es_frame_bind(f, f->data, options ? options->seed : 0, options ? options->step : 0,
                            err);

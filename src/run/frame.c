@@ -50,8 +50,12 @@ es_frame *es_frame_new(const es_kernel *k) {
   if (f) {
     f->kernel = k;
     f->arena = arena;
+    f->rounds = f->lanes = 1;
     f->values = take(arena, k->handle_count, sizeof *f->values, &failed);
     f->bytes = take(arena, k->value_count, sizeof *f->bytes, &failed);
+    f->part = take(arena, k->leading.count ? k->handle_count : 0, sizeof *f->part, &failed);
+    f->part_bytes = take(arena, k->leading.count ? k->value_count : 0, sizeof *f->part_bytes, &failed);
+    f->advance = take(arena, k->value_count, sizeof *f->advance, &failed);
     f->slot_bytes = take(arena, k->slot_count, sizeof *f->slot_bytes, &failed);
     f->slot_at = take(arena, k->slot_count, sizeof *f->slot_at, &failed);
     f->d = take(arena, k->d_count, sizeof *f->d, &failed);
@@ -126,12 +130,12 @@ esper_status es_frame_eval(es_frame *f, const int64_t *symbols, es_error *err) {
   return ESPER_OK;
 }
 
-static esper_status size_value(es_frame *f, int32_t index, es_error *err) {
+static esper_status size_value(const es_frame *f, const int64_t *values, int32_t index, int64_t *out, es_error *err) {
   const es_value *v = es_plan_value_get(f->kernel->plan, index);
   int64_t bytes = es_dtype_bytes(v->dtype);
   bool over = false;
   for (int32_t axis = 0; axis < v->rank; axis++) {
-    int64_t extent = f->values[v->shape[axis]];
+    int64_t extent = values[v->shape[axis]];
     if (extent < 0) {
       return es_fail(err, ESPER_ESHAPE,
                      "%s \"%s\" [%s] axis %d: would be %lld; the inputs are too small",
@@ -146,7 +150,7 @@ static esper_status size_value(es_frame *f, int32_t index, es_error *err) {
     return es_fail(err, ESPER_ELIMIT, "%s \"%s\" [%s] exceeds 2^46 bytes; give smaller tensors",
                    es_role_name(v->role), v->name, es_plan_shape_text(f->kernel->plan, index));
   }
-  f->bytes[index] = bytes;
+  *out = bytes;
   return ESPER_OK;
 }
 
@@ -154,18 +158,18 @@ static void forget_kept(es_frame *f) {
   for (int32_t i = 0; i < f->kernel->step_count; i++) f->calls[i].token = 0;
 }
 
-/* Gives every slot its place; tells whether a kept one moved. */
-static esper_status lay_slots(es_frame *f, bool *moved, es_error *err) {
+/* Gives every slot its place, for these values and bytes; tells whether a kept one moved. */
+static esper_status lay_slots(es_frame *f, const int64_t *values, const int64_t *value_bytes, bool *moved, es_error *err) {
   const es_kernel *k = f->kernel;
   memset(f->slot_bytes, 0, (size_t)k->slot_count * sizeof *f->slot_bytes);
   for (int32_t i = 0; i < es_plan_size_count(k->plan); i++) {
     const es_slot_size *size = es_plan_size_get(k->plan, i);
-    int64_t bytes = f->values[size->bytes];
+    int64_t bytes = values[size->bytes];
     if (bytes > f->slot_bytes[size->slot]) f->slot_bytes[size->slot] = bytes;
   }
   for (int32_t i = 0; i < k->value_count; i++) {
     int32_t slot = k->slot_of[i];
-    if (slot >= 0 && f->bytes[i] > f->slot_bytes[slot]) f->slot_bytes[slot] = f->bytes[i];
+    if (slot >= 0 && value_bytes[i] > f->slot_bytes[slot]) f->slot_bytes[slot] = value_bytes[i];
   }
   int64_t ends[2] = { 0, 0 }; /* of the workspace, of what is kept */
   for (int32_t i = 0; i < k->slot_count; i++) {
@@ -193,25 +197,86 @@ static bool set_dimensions(es_frame *f) {
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);
     bool once = s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
-    f->calls[i].tiles = f->values[s->tiles];
+    f->calls[i].tiles = f->going[s->tiles];
     for (int32_t n = 0; n < s->dim_count; n++, d++) {
-      changed = changed || (once && *d != f->values[s->dims[n]]);
-      *d = f->values[s->dims[n]];
+      changed = changed || (once && *d != f->going[s->dims[n]]);
+      *d = f->going[s->dims[n]];
     }
   }
   return changed;
 }
 
-/* What is kept stays from shape to shape only where neither its place nor what it was made with depends on the shape. */
-esper_status es_frame_layout(es_frame *f, es_error *err) {
+/* Sizes of values and slots, and places of slots, for these values of the dimensions. */
+static esper_status lay_out(es_frame *f, const int64_t *values, int64_t *bytes, bool *moved, es_error *err) {
   const es_kernel *k = f->kernel;
   esper_status status = ESPER_OK;
-  bool changed = false;
-  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, i, err);
+  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, values, i, &bytes[i], err);
   for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++)
-    if (k->slot_of[i] < 0 && f->bytes[i] > f->bytes[k->data_of[i]])
+    if (k->slot_of[i] < 0 && bytes[i] > bytes[k->data_of[i]])
       status = es_fail(err, ESPER_EINTERNAL, "kernel: temp %d is larger than the output it lives in", i);
-  if (status == ESPER_OK) status = lay_slots(f, &changed, err);
+  if (status == ESPER_OK) status = lay_slots(f, values, bytes, moved, err);
+  f->going = values;
+  return status;
+}
+
+static bool in_range(const es_frame *f, int32_t symbol, int64_t value) {
+  int64_t min, max;
+  es_symbol_range(es_plan_dims(f->kernel->plan), symbol, &min, &max);
+  return value >= min && value <= max;
+}
+
+/* Rows of one round: the workspace is cut evenly into parts of about the plan's bytes, or less where otherwise over a
+ * sixteenth of all rows would be done twice. Many rows come in whole tiles of products. */
+enum { ROW_TILE = 128 };
+
+static int64_t choose_rows(const es_frame *f, int64_t rows) {
+  int64_t most = f->kernel->leading.bytes;
+  if (rows < 2 || f->workspace <= most) return rows;
+  int64_t rounds = most ? (f->workspace - 1) / most + 1 : rows, each = 1;
+  for (; rounds < rows; rounds++) {
+    each = (rows - 1) / rounds + 1;
+    if (each > ROW_TILE && rows % ROW_TILE == 0) each = (each + ROW_TILE - 1) / ROW_TILE * ROW_TILE;
+    int64_t twice = ((rows - 1) / each + 1) * each - rows;
+    if (twice <= rows / 16) break;
+  }
+  return rounds < rows ? each : 1;
+}
+
+/* Lays the workspace out once more, for one round, where there are to be several. */
+static esper_status cut_rounds(es_frame *f, bool *moved, es_error *err) {
+  const es_kernel *k = f->kernel;
+  const es_rounds *leading = &k->leading;
+  f->rounds = 1;
+  if (!leading->count) return ESPER_OK;
+  int64_t symbols[ES_SYMBOLS_MAX], rows = 1, each;
+  memcpy(symbols, f->symbols, sizeof symbols);
+  for (int32_t n = 0; n < leading->count; n++)
+    if (__builtin_mul_overflow(rows, symbols[leading->symbols[n]], &rows)) return ESPER_OK; /* of no bytes */
+  each = choose_rows(f, rows);
+  for (int32_t n = 0; n < leading->count; n++) {
+    int64_t value = n + 1 < leading->count ? 1 : each;
+    symbols[leading->symbols[n]] = value;
+    if (!in_range(f, leading->symbols[n], value)) each = rows;
+  }
+  if (each == rows) return ESPER_OK;
+  f->rows = each;
+  f->most = rows;
+  f->rounds = (rows - 1) / each + 1;
+  if (!es_dims_eval(es_plan_dims(k->plan), symbols, f->part))
+    return es_fail(err, ESPER_EINTERNAL, "kernel: the dimensions of a round cannot be computed");
+  esper_status status = lay_out(f, f->part, f->part_bytes, moved, err);
+  for (int32_t i = 0; i < k->value_count; i++) {
+    bool moves = k->slot_of[i] < 0 && es_plan_has_rows(k->plan, es_plan_value_get(k->plan, k->data_of[i]));
+    f->advance[i] = moves ? f->bytes[k->data_of[i]] / rows : 0;
+  }
+  return status;
+}
+
+/* What is kept stays from shape to shape only where neither its place nor what it was made with depends on the shape. */
+esper_status es_frame_layout(es_frame *f, es_error *err) {
+  bool changed = false;
+  esper_status status = lay_out(f, f->values, f->bytes, &changed, err);
+  if (status == ESPER_OK) status = cut_rounds(f, &changed, err);
   if (status == ESPER_OK) changed = set_dimensions(f) || changed;
   if (status != ESPER_OK || changed) forget_kept(f);
   f->valid = status == ESPER_OK;
@@ -241,16 +306,45 @@ static esper_status place_kept(es_frame *f, es_error *err) {
   return ESPER_OK;
 }
 
-esper_status es_frame_place(es_frame *f, void *workspace, es_error *err) {
+/* Threads that take rounds of their own: when there are two rounds at least for each. */
+static int32_t count_lanes(const es_frame *f, const es_pool *pool) {
+  int32_t threads = es_pool_threads(pool);
+  return threads <= ES_LANES && f->rounds / 2 >= threads ? threads : 1;
+}
+
+static int64_t lane_bytes(const es_frame *f) { return (f->workspace + ES_PAGE - 1) & -(int64_t)ES_PAGE; }
+
+int64_t es_frame_workspace(const es_frame *f, const es_pool *pool) {
+  return f->workspace + (count_lanes(f, pool) - 1) * lane_bytes(f);
+}
+
+static esper_status make_lanes(es_frame *f, int32_t count, es_error *err) {
+  f->lanes = 1;
+  bool failed = false;
+  for (int32_t i = 0; i < count && count > 1; i++) {
+    if (f->lane[i]) continue;
+    es_lane *lane = take(f->arena, 1, sizeof *lane, &failed);
+    char **p = take(f->arena, f->kernel->operand_count, sizeof *p, &failed);
+    if (failed) return es_fail(err, ESPER_ENOMEM, "kernel: no memory for %d threads", count);
+    lane->p = p;
+    atomic_flag_clear(&lane->taken);
+    f->lane[i] = lane;
+  }
+  f->lanes = count;
+  return ESPER_OK;
+}
+
+esper_status es_frame_place(es_frame *f, void *workspace, const es_pool *pool, es_error *err) {
   esper_status status = place_kept(f, err);
+  if (status == ESPER_OK) status = make_lanes(f, count_lanes(f, pool), err);
   if (status != ESPER_OK || f->workspace == 0)
     return status; /* no slots, or empty ones: their addresses are never used */
   if ((uintptr_t)workspace % ES_ALIGNMENT)
     return es_fail(err, ESPER_EARG, "workspace: its address is not a multiple of %d", ES_ALIGNMENT);
   if (!workspace) {
-    if (!es_block_reserve(&f->own, f->workspace))
-      return es_fail(err, ESPER_ENOMEM, "kernel: no memory for a workspace of %lld bytes",
-                     (long long)f->workspace);
+    int64_t bytes = es_frame_workspace(f, pool);
+    if (!es_block_reserve(&f->own, bytes))
+      return es_fail(err, ESPER_ENOMEM, "kernel: no memory for a workspace of %lld bytes", (long long)bytes);
     workspace = f->own.start;
   }
   if (f->placed == workspace) return ESPER_OK;
@@ -258,6 +352,16 @@ esper_status es_frame_place(es_frame *f, void *workspace, es_error *err) {
   for (int32_t i = 0; i < f->kernel->slot_count; i++)
     if (!es_plan_slot_kept(f->kernel->plan, i)) f->slot[i] = (char *)workspace + f->slot_at[i];
   return ESPER_OK;
+}
+
+/* Operands of all steps, from this row on, in the workspace of that lane. */
+static void point(const es_frame *f, char **p, int32_t lane, int64_t row) {
+  const es_kernel *k = f->kernel;
+  int64_t over = lane * lane_bytes(f);
+  for (int32_t i = 0; i < k->operand_count; i++) {
+    int32_t value = k->operands[i], slot = k->slot_of[value];
+    p[i] = (char *)f->base[value] + row * f->advance[value] + (slot >= 0 && !es_plan_slot_kept(k->plan, slot) ? over : 0);
+  }
 }
 
 static void set_keys(es_frame *f, uint64_t seed, uint64_t step) {
@@ -325,14 +429,19 @@ static void run_tiles(void *user, int64_t lo, int64_t hi) {
 
 /* A step between two readings of the clock and the counters. */
 static void run_noted(es_profile *profile, int32_t step, es_call *call, es_pool *pool) {
-  int64_t before[ES_COUNTS], *after = profile->counts + (int64_t)step * ES_COUNTS;
+  int64_t before[ES_COUNTS], now[ES_COUNTS], *sums = profile->counts + (int64_t)step * ES_COUNTS;
   if (profile->counters) es_counters_read(profile->counters, before);
   double from = es_measure_ns();
   es_pool_run(pool, call->tiles, run_tiles, call);
-  profile->ns[step] = es_measure_ns() - from;
+  profile->ns[step] += es_measure_ns() - from;
   if (!profile->counters) return;
-  es_counters_read(profile->counters, after);
-  for (int32_t i = 0; i < ES_COUNTS; i++) after[i] -= before[i];
+  es_counters_read(profile->counters, now);
+  for (int32_t i = 0; i < ES_COUNTS; i++) sums[i] += now[i] - before[i];
+}
+
+static void note_nothing(es_profile *profile, int32_t steps) {
+  memset(profile->ns, 0, (size_t)steps * sizeof *profile->ns);
+  if (profile->counters) memset(profile->counts, 0, (size_t)steps * ES_COUNTS * sizeof *profile->counts);
 }
 
 /* Has the step work to do in this run? */
@@ -347,11 +456,13 @@ static bool due(const es_frame *f, const es_call *call) {
   }
 }
 
-int32_t es_frame_steps(es_frame *f, es_pool *pool) {
-  f->fault = 0;
+static bool once(const es_call *call) { return call->when == ES_WHEN_prepare || call->when == ES_WHEN_pack; }
+
+/* The steps that run once, or the others, each by all threads: -1, or the one that failed. */
+static int32_t run_steps(es_frame *f, es_pool *pool, bool preparing) {
   for (int32_t i = 0; i < f->kernel->step_count; i++) {
     es_call *call = &f->calls[i];
-    if (call->tiles <= 0 || !due(f, call)) continue;
+    if (call->tiles <= 0 || once(call) != preparing || !due(f, call)) continue;
     if (f->at) *f->at = i;
     if (f->profile) run_noted(f->profile, i, call, pool);
     else es_pool_run(pool, call->tiles, run_tiles, call);
@@ -360,6 +471,61 @@ int32_t es_frame_steps(es_frame *f, es_pool *pool) {
     call->made = call->tiles;
   }
   return -1;
+}
+
+static int64_t first_row(const es_frame *f, int64_t round) {
+  int64_t row = round * f->rows;
+  return row < f->most - f->rows ? row : f->most - f->rows;
+}
+
+/* All steps of some rounds by this thread, in the lane that is free. */
+static void run_rounds(void *user, int64_t lo, int64_t hi) {
+  es_frame *f = user;
+  int32_t mine = 0;
+  while (atomic_flag_test_and_set_explicit(&f->lane[mine]->taken, memory_order_acquire)) mine = (mine + 1) % f->lanes;
+  es_lane *lane = f->lane[mine];
+  floats saved = enter_floats();
+  for (int64_t round = lo; round < hi && lane->step < 0; round++) {
+    point(f, lane->p, mine, first_row(f, round));
+    for (int32_t i = 0; i < f->kernel->step_count && lane->step < 0; i++) {
+      const es_call *call = &f->calls[i];
+      if (call->tiles <= 0 || once(call) || !due(f, call)) continue;
+      es_args args = { lane->p + (call->args.p - f->p), call->args.d, call->args.key, &lane->fault };
+      call->fn(&args, 0, call->tiles);
+      if (!lane->fault) continue;
+      lane->step = i;
+      lane->round = round;
+    }
+  }
+  leave_floats(&saved);
+  atomic_flag_clear_explicit(&lane->taken, memory_order_release);
+}
+
+/* The first `rounds` rounds, dealt out to the threads: -1, or the step that failed in the first round that failed. */
+static int32_t deal_rounds(es_frame *f, es_pool *pool, int64_t rounds) {
+  for (int32_t i = 0; i < f->lanes; i++) f->lane[i]->step = -1, f->lane[i]->fault = 0;
+  es_pool_run(pool, rounds, run_rounds, f);
+  const es_lane *first = NULL;
+  for (int32_t i = 0; i < f->lanes; i++)
+    if (f->lane[i]->step >= 0 && (!first || f->lane[i]->round < first->round)) first = f->lane[i];
+  if (!first) return -1;
+  f->fault = first->fault;
+  return first->step;
+}
+
+/* A profile notes steps, so they then run one by one. */
+int32_t es_frame_steps(es_frame *f, es_pool *pool) {
+  f->fault = 0;
+  if (f->profile) note_nothing(f->profile, f->kernel->step_count);
+  if (f->rounds > 1 && !f->frozen) f->frozen = es_frozen_token(); /* what is packed serves all rounds of this run */
+  int32_t failed = f->kernel->prepares ? run_steps(f, pool, true) : -1;
+  int64_t dealt = f->lanes > 1 && !f->profile && failed < 0 ? f->rounds - f->rounds % f->lanes : 0;
+  if (dealt) failed = deal_rounds(f, pool, dealt);
+  for (int64_t round = dealt; round < f->rounds && failed < 0; round++) {
+    if (round > 0) point(f, f->p, 0, first_row(f, round));
+    failed = run_steps(f, pool, false);
+  }
+  return failed;
 }
 
 void es_frame_update(es_frame *f) {

@@ -12,7 +12,7 @@
 
 /* Large blocks begin at a page, as large tensors do (tensor.lua): a load waits for a store whose address ends in the same 12
  * bits, which is so just behind the element that is written when two arrays do not begin alike. */
-enum { ES_FRAMES = 64, ES_ALIGNMENT = 64, ES_LARGE = 65536, ES_PAGE = 4096 };
+enum { ES_FRAMES = 64, ES_LANES = 256, ES_ALIGNMENT = 64, ES_LARGE = 65536, ES_PAGE = 4096 };
 #define ES_BYTES_MAX ((int64_t)1 << 46) /* of one value and of a workspace: the limit of es_alloc */
 
 /* Memory of any size, aligned to 64 bytes at least; zero it to begin with. */
@@ -32,6 +32,14 @@ typedef struct es_call {   /* one step, ready to call */
   es_args args;
 } es_call;
 
+typedef struct es_lane {   /* where a thread does whole rounds by itself: workspace and operands of its own */
+  char **p;
+  int64_t fault;
+  int64_t round;           /* the first that failed here, and in which step */
+  int32_t step;
+  atomic_flag taken;
+} es_lane;
+
 typedef struct es_frame {
   const es_kernel *kernel;
   es_arena *arena;         /* holds the frame and its arrays */
@@ -39,8 +47,14 @@ typedef struct es_frame {
   int64_t symbols[ES_SYMBOLS_MAX];
   int64_t *values;         /* per dimension handle */
   int64_t *bytes;          /* per value */
+  int64_t rounds, rows, most; /* how often the steps are done, over how many rows each time, of how many in all */
+  int64_t *part, *part_bytes; /* values and bytes in one round, where there are several; */
+  int32_t lanes;           /* threads that take rounds; 1: all of them work on every step */
+  es_lane *lane[ES_LANES]; /* made when first needed */
+  const int64_t *going;    /* those values or the ones above: what the steps go by */
+  int64_t *advance;        /* per value: bytes from row to row of what it lies in, 0 for slots, parameters, buffers */
   int64_t *slot_bytes, *slot_at; /* per slot; offsets in the workspace are multiples of 64 */
-  int64_t workspace;       /* bytes */
+  int64_t workspace;       /* bytes of one round */
   int64_t kept;            /* bytes of the kept slots; their places are in `keep` */
   int64_t *d;
   es_call *calls;          /* per step */
@@ -78,7 +92,9 @@ struct esper_kernel {
   es_kernel_fn *fn;        /* per step */
   int32_t *operands;       /* value index of every operand of every step, in order */
   int32_t *slot_of;        /* per value: slot or -1 */
+  es_rounds leading;       /* of the plan */
   int32_t *data_of;        /* per value without slot: whose data it lies in, its own but for temps in outputs */
+  bool prepares;           /* some step runs once */
   int32_t value_count, step_count, slot_count, input_count, handle_count, symbol_count;
   int32_t operand_count, d_count, stream_count; /* sums over the steps */
   es_bind binds[ES_SYMBOLS_MAX];
@@ -98,7 +114,8 @@ void es_frame_give(es_kernel *kernel, es_frame *frame);
 
 /* The stages of a run, in order. Nothing happens in the first when the symbols are those of the last run. */
 esper_status es_frame_prepare(es_frame *frame, const int64_t *symbols, es_error *err);
-esper_status es_frame_place(es_frame *frame, void *workspace, es_error *err);  /* NULL = the frame's own */
+int64_t es_frame_workspace(const es_frame *frame, const es_pool *pool); /* bytes a run on the pool takes */
+esper_status es_frame_place(es_frame *frame, void *workspace, const es_pool *pool, es_error *err); /* NULL = the frame's own */
 esper_status es_frame_bind(es_frame *frame, void *const *data, uint64_t seed, uint64_t step, es_error *err);
 int32_t es_frame_steps(es_frame *frame, es_pool *pool);       /* -1, or the step that left `fault` set */
 void es_frame_update(es_frame *frame);                        /* new values of buffers into the buffers */

@@ -21,6 +21,7 @@ static void count_plan(es_kernel *k) {
   k->input_count = es_plan_role_count(plan, ES_ROLE_input);
   k->handle_count = es_dims_count(es_plan_dims(plan));
   k->symbol_count = es_symbol_count(es_plan_dims(plan));
+  k->leading = *es_plan_rounds(plan);
 }
 
 /* Sums of the steps' counts; false when one passes 2^30. */
@@ -31,6 +32,7 @@ static bool count_steps(es_kernel *k) {
     operands += s->operand_count;
     dims += s->dim_count;
     streams += s->stream_count;
+    k->prepares = k->prepares || s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
   }
   const int64_t limit = (int64_t)1 << 30;
   if (operands > limit || dims > limit || streams > limit) return false;
@@ -108,20 +110,20 @@ uint64_t es_frozen_token(void) {
   return atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1;
 }
 
-esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, int64_t *bytes,
+esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, const es_pool *pool, int64_t *bytes,
                                  es_error *err) {
   *bytes = 0;
   es_frame *frame = es_frame_take(kernel, err);
   if (!frame) return ESPER_ENOMEM;
   esper_status status = es_frame_prepare(frame, symbols, err);
-  if (status == ESPER_OK) *bytes = frame->workspace;
+  if (status == ESPER_OK) *bytes = es_frame_workspace(frame, pool);
   es_frame_give(kernel, frame);
   return status;
 }
 
 static esper_status run_frame(es_frame *frame, const es_run *run, es_error *err) {
   esper_status status = es_frame_prepare(frame, run->symbols, err);
-  if (status == ESPER_OK) status = es_frame_place(frame, run->workspace, err);
+  if (status == ESPER_OK) status = es_frame_place(frame, run->workspace, run->pool, err);
   if (status == ESPER_OK) status = es_frame_bind(frame, run->data, run->seed, run->step, err);
   if (status != ESPER_OK) return status;
   frame->profile = run->profile;

@@ -19,6 +19,7 @@ struct es_plan {
   int32_t kept_room;
   int32_t value_count, value_room, step_count, step_room, size_count, size_room, slot_count;
   es_dim flops, bytes;
+  es_rounds rounds;
   int32_t *role[ROLES], role_count[ROLES];
   const char **shape_text; /* per value */
   bool finished, failed;   /* failed: memory ran out in a call that cannot say so */
@@ -93,6 +94,12 @@ esper_status es_plan_slot_keep(es_plan *plan, int32_t slot) {
   plan->kept[slot] = 1;
   return ESPER_OK;
 }
+
+void es_plan_rounds_set(es_plan *plan, const es_rounds *rounds) {
+  if (!plan->finished) plan->rounds = *rounds;
+}
+
+const es_rounds *es_plan_rounds(const es_plan *plan) { return &plan->rounds; }
 
 bool es_plan_slot_kept(const es_plan *plan, int32_t slot) {
   return slot >= 0 && slot < plan->slot_count && plan->kept[slot];
@@ -339,6 +346,51 @@ static esper_status check_kept(const es_plan *plan, int32_t index, es_error *err
   return ESPER_OK;
 }
 
+static bool depends(const es_plan *plan, es_dim d) {
+  int32_t order[ES_SYMBOLS_MAX], count = 0;
+  es_dim_symbols(plan->dims, d, order, &count);
+  for (int32_t i = 0; i < count; i++)
+    for (int32_t n = 0; n < plan->rounds.count; n++)
+      if (order[i] == plan->rounds.symbols[n]) return true;
+  return false;
+}
+
+bool es_plan_has_rows(const es_plan *plan, const es_value *v) {
+  int32_t index;
+  if (v->role != ES_ROLE_input && v->role != ES_ROLE_output) return false;
+  for (int32_t n = 0; n < plan->rounds.count; n++)
+    if (n >= v->rank || !es_dim_is_symbol(plan->dims, v->shape[n], &index) || index != plan->rounds.symbols[n]) return false;
+  return plan->rounds.count > 0;
+}
+
+/* Outputs lie row by row, inputs may, parameters and buffers have no rows; the rest of a shape does not tell of them. */
+static bool fits_rounds(const es_plan *plan, const es_value *v) {
+  bool rows = es_plan_has_rows(plan, v);
+  if (v->role == ES_ROLE_temp) return true;
+  if (v->role == ES_ROLE_update || (v->role == ES_ROLE_output && !rows)) return false;
+  for (int32_t axis = rows ? plan->rounds.count : 0; axis < v->rank; axis++)
+    if (depends(plan, v->shape[axis])) return false;
+  return true;
+}
+
+static esper_status check_rounds(const es_plan *plan, es_error *err) {
+  const es_rounds *r = &plan->rounds;
+  bool sound = r->count >= 0 && r->count <= ES_LEADING_MAX && r->bytes >= 0;
+  for (int32_t n = 0; sound && n < r->count; n++)
+    sound = r->symbols[n] >= 0 && r->symbols[n] < es_symbol_count(plan->dims) && (n == 0 || r->symbols[n] != r->symbols[0]);
+  if (!sound) return es_fail(err, ESPER_EINTERNAL, "plan: its rounds go over no symbols");
+  for (int32_t i = 0; r->count && i < plan->value_count; i++) {
+    const es_value *v = &plan->values[i];
+    if (!fits_rounds(plan, v))
+      return es_fail(err, ESPER_EINTERNAL, "plan: it has rounds, but %s %d \"%s\" does not lie row by row", es_role_name(v->role),
+                     i, v->name);
+  }
+  for (int32_t i = 0; r->count && i < plan->step_count; i++)
+    if (plan->steps[i].stream_count)
+      return es_fail(err, ESPER_EINTERNAL, "plan: it has rounds, but step %d draws random numbers", i);
+  return ESPER_OK;
+}
+
 static esper_status check(const es_plan *plan, es_error *err) {
   esper_status status = ESPER_OK;
   size_t marks_count = (size_t)plan->value_count + 2 * (size_t)plan->slot_count + 1;
@@ -357,6 +409,7 @@ static esper_status check(const es_plan *plan, es_error *err) {
     if (!is_dim(plan, plan->sizes[i].bytes))
       status = es_fail(err, ESPER_EINTERNAL, "plan: slot %d: size %d is no dimension",
                        plan->sizes[i].slot, plan->sizes[i].bytes);
+  if (status == ESPER_OK) status = check_rounds(plan, err);
   if (status == ESPER_OK) status = check_names(plan, err);
   if (status == ESPER_OK) status = check_reach(plan, marks, err);
   es_free(taken);

@@ -58,6 +58,18 @@ typedef struct es_step {
   const uint32_t *streams;
 } es_step;
 
+/* The steps may be done in rounds, each over some of the rows, so that temporaries need room for those alone. `symbols` are the
+ * leading axes of every output and of inputs, whose other axes do not depend on them; a row is one combination of their indices,
+ * and row i of the outputs is made of row i of these inputs, and of other inputs, parameters and buffers, which depend on none. A run whose workspace would pass
+ * `bytes` takes rounds of fewer rows, cut by the shape alone; the last one may do rows of the one before again. Where there are
+ * two for each thread, every thread takes rounds and does their steps alone; else all threads share every step. */
+enum { ES_LEADING_MAX = 2 };
+typedef struct es_rounds {
+  int32_t count;           /* leading symbols; 0 = always all rows at once */
+  int32_t symbols[ES_LEADING_MAX];
+  int64_t bytes;
+} es_rounds;
+
 typedef struct es_plan es_plan;
 es_plan *es_plan_new(es_dims *dims);          /* retains dims; NULL = no memory */
 /* A workspace slot as big as the largest of the sizes (bytes) given to it and of the values that live in it; returns
@@ -66,6 +78,9 @@ int32_t es_plan_slot(es_plan *plan);
 esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes);
 /* The slot keeps its bytes from run to run: it has memory of its own in every frame, not of the workspace. */
 esper_status es_plan_slot_keep(es_plan *plan, int32_t slot);
+void es_plan_rounds_set(es_plan *plan, const es_rounds *rounds);
+const es_rounds *es_plan_rounds(const es_plan *plan);
+bool es_plan_has_rows(const es_plan *plan, const es_value *value); /* an input or output that rounds take row by row */
 bool es_plan_slot_kept(const es_plan *plan, int32_t slot);
 int32_t es_plan_value(es_plan *plan, const es_value *value, es_error *err);   /* copies; index or -1 */
 /* Adds the inputs, then the params, then the buffers of `graph` in its node order. of[id] becomes the index of the value that
@@ -122,14 +137,15 @@ void es_kernel_pool_set(es_kernel *kernel, es_pool *pool);
  * plan does not use and no input tells is set to the least value of its range. symbols: es_symbol_count values. */
 esper_status es_kernel_solve(es_kernel *kernel, const int32_t *ranks, const int64_t *shapes,
                              int64_t *symbols, es_error *err);
-esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, int64_t *bytes, es_error *err);
+/* What a run on that pool (NULL: the calling thread alone) takes. */
+esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, const es_pool *pool, int64_t *bytes, es_error *err);
 
 typedef struct es_run {    /* one execution */
   const int64_t *symbols;  /* values of the plan's symbols */
   void *const *data;       /* one pointer per value index; inputs, params, buffers, outputs given, contiguous; others ignored */
   uint64_t seed, step;     /* of the random ops */
   uint64_t frozen;         /* 0, or a token of es_frozen_token: parameters and buffers hold what they did in every run of it */
-  void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes, 64-byte aligned */
+  void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes for the pool, 64-byte aligned */
   es_pool *pool;           /* NULL = calling thread only */
   struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */
 } es_run;

@@ -3,6 +3,7 @@
  *
  * Format, little-endian: u32 magic, u32 version, u32 length + dims table, u32 slots, u8 kept[slots],
  *   u32 sizes,  each: i32 slot, i32 bytes
+ *   u32 leading, i32 symbols[leading], u64 bytes: the rounds
  *   u32 values, each: u8 role, u8 dtype, u8 rank, u8 0, i32 slot, i32 buffer, i32 init,
  *                     u64 f0, u64 f1 (IEEE bits), i32 shape[rank], text name
  *   u32 steps,  each: text fn, text label, i32 tiles, u32 when, u32 n + i32 operands[n],
@@ -15,7 +16,7 @@
 #include "base/memory.h"
 #include "run/plan.h"
 
-enum { MAGIC = 0x4e4c5045 /* "EPLN" */, VERSION = 2, TEXT_MAX = 1 << 16 };
+enum { MAGIC = 0x4e4c5045 /* "EPLN" */, VERSION = 3, TEXT_MAX = 1 << 16 };
 
 /* --- writing -------------------------------------------------------------------------------- */
 
@@ -85,6 +86,9 @@ void es_plan_encode(const es_plan *plan, es_text *out) {
     put_u32(out, (uint32_t)es_plan_size_get(plan, i)->slot);
     put_u32(out, (uint32_t)es_plan_size_get(plan, i)->bytes);
   }
+  const es_rounds *rounds = es_plan_rounds(plan);
+  put_words(out, rounds->symbols, rounds->count);
+  put(out, (uint64_t)rounds->bytes, 8);
   put_u32(out, (uint32_t)es_plan_value_count(plan));
   for (int32_t i = 0; i < es_plan_value_count(plan); i++)
     put_value(out, es_plan_value_get(plan, i));
@@ -210,6 +214,15 @@ static void get_slots(reader *r, es_plan *plan) {
   }
 }
 
+static void get_rounds(reader *r, es_plan *plan) {
+  es_rounds rounds = { 0 };
+  rounds.count = get_count(r, 4, "a count of leading symbols is out of range");
+  if (rounds.count > ES_LEADING_MAX) stop(r, ESPER_ECORRUPT, "too many leading symbols");
+  for (int32_t i = 0; r->status == ESPER_OK && i < rounds.count; i++) rounds.symbols[i] = get_i32(r);
+  rounds.bytes = (int64_t)get(r, 8);
+  if (r->status == ESPER_OK) es_plan_rounds_set(plan, &rounds);
+}
+
 /* The table must encode to just these bytes: its own decoder takes more than one spelling of a
  * number. */
 static void check_canonical(reader *r, const es_dims *dims, const uint8_t *bytes, size_t length) {
@@ -251,6 +264,7 @@ es_plan *es_plan_decode(const void *bytes, size_t length, es_error *err) {
   es_plan *plan = get_head(&r);
   if (plan) {
     get_slots(&r, plan);
+    get_rounds(&r, plan);
     int32_t values = get_count(&r, 36, "too many values");
     for (int32_t i = 0; r.status == ESPER_OK && i < values; i++) get_value(&r, plan);
     int32_t steps = get_count(&r, 28, "too many steps");

@@ -59,6 +59,10 @@ void es_plan_print(const es_plan *plan, es_text *out) {
     es_dim_print(dims, size->bytes, out);
     es_text_add(out, " bytes\n");
   }
+  const es_rounds *rounds = es_plan_rounds(plan);
+  for (int32_t i = 0; i < rounds->count; i++)
+    es_text_add(out, "%s%s", i ? ", " : "rounds over ", es_symbol_name(dims, rounds->symbols[i]));
+  if (rounds->count) es_text_add(out, " from %lld bytes of workspace on\n", (long long)rounds->bytes);
   es_text_add(out, "steps\n");
   for (int32_t i = 0; i < es_plan_step_count(plan); i++) print_step(plan, i, out);
   if (!es_plan_finished(plan)) return;

@@ -138,7 +138,7 @@ function M.esper(case, options)
   local run, results, keep = validate.execution(made, values, data, SEED, 0, frozen)
   run.pool = options.pool
   local need = native.new "int64_t[1]"
-  if C.es_kernel_workspace(made.kernel, run.symbols, need, fresh()) ~= 0 then return failure() end
+  if C.es_kernel_workspace(made.kernel, run.symbols, run.pool, need, fresh()) ~= 0 then return failure() end
   local side = { name = "esper", case = case, compiled = made, graph = graph, values = values, data = data, compile_ms = ms,
     es_run = run, workspace = tonumber(need[0]), keep = keep }
   if made.groups then
