@@ -10,6 +10,7 @@ local fold = require "esper.emit_fold"
 local WORK = 16384                 -- elements read per tile, about
 local LONGEST, UNKNOWN = 1024, 32  -- outputs per tile: at most, and when the terms of one are a symbol
 local PIECE = 65536                -- elements of a piece with all outputs of its tile, about
+local ROWS = 64                    -- and at most so many terms for outputs side by side: rounds (run/plan.h) are made of pieces
 local FEW = 8                      -- tiles that are worth cutting for
 
 local function plain(_, x) return x end
@@ -116,6 +117,7 @@ local function cut(k, r, plan)
   local inner = k.dims:value(k:product { unpack(extents, 2) })
   if not inner then return nil end
   local length = math.max(1, math.floor(PIECE / chunk / math.max(inner, 1)))
+  if r.sideways then length = math.min(length, ROWS) end
   return { chunk = chunk, length = length, inner = inner, extent = extents[1], pieces = k:ceildiv(extents[1], length) }
 end
 
@@ -151,7 +153,7 @@ end
 -- Second step: a small space of [piece, output].
 local function emit_join(k, group, r, c, temps)
   local one, zero = k.dims:const(1), k.dims:const(0)
-  k:step{ tiles = k:ceildiv(r.outputs, LONGEST), label = "pieces together" }
+  k:step{ tiles = k:ceildiv(r.outputs, LONGEST), label = "pieces together", joins = true }
   k:tiles(function(t)
     local start, n = k:range(t, LONGEST, r.outputs)
     local inputs = {}

@@ -126,7 +126,7 @@ function Writer:step(options)
   self.head, self.seen, self.stack = {}, {}, 0
   self.current = {
     label = self.label .. (options.label and " (" .. options.label .. ")" or ""),
-    tiles = options.tiles, when = options.when or "always", operands = {}, dims = {}, streams = {},
+    tiles = options.tiles, when = options.when or "always", joins = options.joins, operands = {}, dims = {}, streams = {},
   }
 end
 

@@ -80,6 +80,7 @@ function Planner:lives(code)
     for _, id in ipairs(group.outputs) do
       if not self.output[id] then
         local life = { node = id, first = n, last = self.update[id] and #groups or n, kept = self.fixed[n],
+          gathers = self.late[n] or self.joined[n] ~= nil,
           bytes = D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]])) }
         list[#list + 1], of[id] = life, life
       end
@@ -91,7 +92,8 @@ function Planner:lives(code)
       end
     end
     for i, temp in ipairs(code[n].temps) do
-      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept or self.fixed[n] }
+      list[#list + 1] = { group = n, temp = i, first = n, last = n, bytes = temp.bytes, kept = temp.kept or self.fixed[n],
+        gathers = self.late[n] or self.joined[n] and self.joined[n][i] }
     end
   end
   return list
@@ -118,7 +120,7 @@ function Planner:output_slots(size)
   local f, D, slots, groups = self.f, self.f.D, {}, self.groups.groups
   for n, group in ipairs(groups) do
     for _, id in ipairs(group.outputs) do
-      if self.output[id] then
+      if self.output[id] and not (self.late[n] or self.joined[n]) then
         local bytes = D:mul(f:numel(id), D:const(native.dtypebytes[f.dtype[id]]))
         local slot = { output = self.index[id], busy = {}, size = size(bytes), bytes = bytes, dtype = f.dtype[id] }
         for later = n, #groups do slot.busy[later] = true end
@@ -138,7 +140,7 @@ function Planner:suits(slot, life)
     and (life.bytes == slot.bytes or self.f.D:ge(slot.bytes, life.bytes))
 end
 
--- Slots for all lives: { [life] = slot } and the bytes they take. What is kept gets a slot of its own. The rest: largest
+-- Slots for all lives: { [life] = slot } and the bytes they take. What is kept or gathered gets a slot of its own. The rest: largest
 -- first, each into the free slot it fits best: the same size, else the smallest that is larger, else the largest. Of equal
 -- ones the earliest first, or the latest.
 function Planner:assign(list, size, latest)
@@ -149,15 +151,16 @@ function Planner:assign(list, size, latest)
   end)
   for _, life in ipairs(sorted) do
     local best, waste
-    for _, slot in ipairs(life.kept and {} or slots) do
+    local alone = life.kept or life.gathers
+    for _, slot in ipairs(alone and {} or slots) do
       if self:suits(slot, life) then
         local w = slot.bytes == life.bytes and -1 or slot.size - life.size
         if not best or w < waste then best, waste = slot, w end
       end
     end
     if not best then
-      best = { busy = {}, size = life.size, bytes = life.bytes, kept = life.kept }
-      if not life.kept then slots[#slots + 1], total = best, total + life.size end
+      best = { busy = {}, size = life.size, bytes = life.bytes, kept = life.kept, gathers = life.gathers }
+      if not alone then slots[#slots + 1], total = best, total + life.size end
     end
     for n = life.first, life.last do best.busy[n] = true end
     chosen[life] = best
@@ -180,6 +183,7 @@ function Planner:share(list)
       slot.index, slot.given = C.es_plan_slot(self.plan), {}
       if slot.index < 0 then fail("plan: no memory for a slot", "ENOMEM") end
       if slot.kept then C.es_plan_slot_keep(self.plan, slot.index) else count = count + 1 end
+      if slot.gathers and not slot.kept then C.es_plan_slot_gather(self.plan, slot.index) end
     end
     life.slot, life.output = slot.index, slot.output
     if slot.index and not slot.given[life.bytes] then
@@ -231,7 +235,8 @@ function Planner:step(n, step)
   local row = new_step()
   local o, d, s = array(ints, operands), array(dims, step.dims), array(words, step.streams)
   row.fn, row.label, row.tiles = step.fn, step.label, step.tiles
-  row.when = native.when[self.fixed[n] and step.when == "always" and "prepare" or step.when]
+  local last = self.late[n] or self.joined[n] and step.joins
+  row.when = native.when[step.when ~= "always" and step.when or self.fixed[n] and "prepare" or last and "last" or "always"]
   row.operand_count, row.dim_count, row.stream_count = #operands, #step.dims, #step.streams
   row.operands, row.dims, row.streams = o, d, s
   check(C.es_plan_step(self.plan, row, native.fresh()))
@@ -268,9 +273,36 @@ function Planner:intermediates()
   return sum
 end
 
+-- Sets late[n], whether a group waits for all rows, and joined[n], the temporaries of one that makes something of all rows from
+-- pieces: { [temp] = true }. False when some group does neither.
+function Planner:find_late(code, late)
+  for n, group in ipairs(self.groups.groups) do
+    local some, all = false, true
+    for id, args in pairs(group.args) do
+      some, all = some or late[id], all and late[id]
+      for _, arg in ipairs(args) do all = all and (not arg.base or late[arg.base] or given[self.f.op[arg.base]]) end
+    end
+    self.late[n] = all or nil
+    if some and not all then self.joined[n] = {} end
+    local pieces = not self.joined[n]
+    for _, step in ipairs(code[n].steps) do
+      if all and step.when ~= "always" then return false end
+      pieces = pieces or step.joins
+      for _, operand in ipairs(self.joined[n] and step.joins and step.operands or {}) do
+        if operand.temp then self.joined[n][operand.temp] = true end
+      end
+    end
+    if not pieces then return false end
+  end
+  return true
+end
+
 -- Rounds where rows are apart. Every round reads all parameters again, which must not take long beside its work.
-function Planner:rounds()
-  local f, symbols, parameters = self.f, rows.leading(self.f), 0
+function Planner:rounds(code)
+  local f, parameters = self.f, 0
+  local symbols, late = rows.leading(f)
+  if not self:find_late(code, late) then symbols = {} end
+  if #symbols == 0 then self.late, self.joined = {}, {} end
   for id = 0, f.n - 1 do
     if f.live[id] and f.op[id] == "param" then
       parameters = parameters + (f.D:value(f:numel(id)) or 0) * native.dtypebytes[f.dtype[id]]
@@ -293,6 +325,7 @@ local function build(p, options)
     end
   end
   p:find_fixed()
+  p:rounds(options.code)
   local list = p:lives(options.code)
   local naive = p:intermediates()
   local slots = p:share(list)
@@ -300,7 +333,6 @@ local function build(p, options)
   for n, code in ipairs(options.code) do
     for _, step in ipairs(code.steps) do p:step(n, step) end
   end
-  p:rounds()
   local flops, bytes = cost.of(p.groups)
   if C.es_plan_finish(p.plan, flops, bytes, native.fresh()) ~= 0 then
     local _, message, status = native.failure()
@@ -352,7 +384,7 @@ local function planned(how, options)
   local plan = C.es_plan_new(groups.facts.D.ptr)
   if plan == nil then fail("plan: out of memory", "ENOMEM") end
   local p = setmetatable({ f = groups.facts, groups = groups, plan = native.gc(plan, C.es_plan_release),
-    index = {}, temps = {}, output = {}, update = {}, fixed = {} }, Planner)
+    index = {}, temps = {}, output = {}, update = {}, fixed = {}, late = {}, joined = {} }, Planner)
   return how(p, options)
 end
 

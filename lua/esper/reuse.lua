@@ -73,7 +73,7 @@ local function credit(unit, fn, label)
 end
 
 local function renamed(unit, step, ids, streams)
-  local out = { fn = step.fn, tiles = step.tiles, when = step.when, dims = step.dims, operands = {}, streams = {} }
+  local out = { fn = step.fn, tiles = step.tiles, when = step.when, joins = step.joins, dims = step.dims, operands = {}, streams = {} }
   out.label = step.label:gsub("%%(%d+)", function(id) return "%" .. (ids[tonumber(id)] or id) end)
   for i, operand in ipairs(step.operands) do
     out.operands[i] = operand.temp and operand or { value = ids[operand.value], write = operand.write }

@@ -1,11 +1,14 @@
 --- Which graphs can be done in rounds, some rows at a time: those where row i of every output is made of row i of the inputs
--- alone. Between grouping and the plan, which says what rounds are (es_rounds, run/plan.h).
+-- alone, but for outputs made of a reduction over all rows. Between grouping and the plan, which says what rounds are (es_rounds,
+-- run/plan.h).
 --
---   rows.leading(facts) -> symbols (indices): the leading axes of all inputs and outputs that nothing in the graph mixes;
---                          the first, or the first two; empty when the first is none
+--   rows.leading(facts) -> symbols (indices), late { [id] = true }
+--     the leading axes of inputs and outputs that nothing in the graph mixes: the first, the first two, or none; what is made
+--     of all rows together
 --
--- Every live node is of one of two kinds: it has rows (its axis `at` is the symbol, no other axis depends on it), or it is
--- made of parameters and constants and has none. A rule per op says when it keeps rows apart; ops without a rule mix them.
+-- Every live node is of one of three kinds: it has rows (its axis `at` is the symbol, no other axis depends on it), or is made
+-- of parameters and constants and has none, or is late: a reduction over the rows, or made of such, parameters and constants. A
+-- rule per op says when it keeps rows apart; other ops mix them.
 local native = require "esper.native"
 local C = native.C
 local M = {}
@@ -121,40 +124,75 @@ end
 
 -- ---- the whole graph ----
 
+-- A reduction over the rows, or what follows from late values; what is neither given nor late may be gone by then.
+function Rows:late_node(id, any_late)
+  local f = self.f
+  if not any_late then return native.opinfo[f.op[id]].class == "reduce" end
+  for _, input in ipairs(f.ins[id]) do
+    local op = f.op[input]
+    if not (self.late[input] or op == "param" or op == "buffer" or op == "const") then return false end
+  end
+  return true
+end
+
 function Rows:node(id)
   local f, lies = self.f, self:lies(id)
   local op, inputs = f.op[id], f.ins[id]
   if lies == nil then return false end
   self.has[id] = lies
-  local any = false
-  for _, input in ipairs(inputs) do any = any or self.has[input] end
-  if op == "input" or not any and not lies then return true end
+  local any, any_late = false, false
+  for _, input in ipairs(inputs) do any, any_late = any or self.has[input], any_late or self.late[input] end
+  if op == "input" or not (any or any_late or lies) then return true end
+  if not lies then
+    self.late[id] = true
+    return self:late_node(id, any_late)
+  end
   local keeps = rule_of(op)
-  return lies and keeps ~= nil and keeps(self, id, inputs)
+  return not any_late and keeps ~= nil and keeps(self, id, inputs)
 end
 
--- Does nothing mix the rows of that symbol, which is axis `at`?
+-- Does nothing mix the rows of that symbol, which is axis `at`? What comes late; nil when something does.
 local function apart(f, symbol, at)
-  local r = setmetatable({ f = f, symbol = symbol, at = at, has = {} }, Rows)
+  local r = setmetatable({ f = f, symbol = symbol, at = at, has = {}, late = {} }, Rows)
   for id = 0, f.n - 1 do
     -- also an input that nobody reads: it is part of the signature
-    if (f.live[id] or f.op[id] == "input") and not r:node(id) then return false end
+    if (f.live[id] or f.op[id] == "input") and not r:node(id) then return nil end
   end
   for _, root in ipairs(f.roots) do
-    if root.kind ~= "output" or not r.has[root.node] then return false end
+    if root.kind ~= "output" or not (r.has[root.node] or r.late[root.node]) then return nil end
+  end
+  return r.late
+end
+
+local function same(a, b)
+  for id in pairs(a) do
+    if not b[id] then return false end
+  end
+  for id in pairs(b) do
+    if not a[id] then return false end
   end
   return true
 end
 
-function M.leading(f)
-  local symbols = {}
-  local root = f.roots[1]
-  for at = 0, root and math.min(#f.shape[root.node], 2) - 1 or -1 do
-    local symbol = f.D:symbol_index(f.shape[root.node][at + 1])
-    if not symbol or not apart(f, symbol, at) then break end
-    symbols[#symbols + 1] = symbol
+-- The output with the most axes shows where rows may lie.
+local function widest(f)
+  local best
+  for _, root in ipairs(f.roots) do
+    local shape = f.shape[root.node]
+    if not best or #shape > #best then best = shape end
   end
-  return symbols
+  return best or {}
+end
+
+function M.leading(f)
+  local symbols, late, shape = {}, {}, widest(f)
+  for at = 0, math.min(#shape, 2) - 1 do
+    local symbol = f.D:symbol_index(shape[at + 1])
+    local found = symbol and apart(f, symbol, at)
+    if not found or at > 0 and not same(found, late) then break end
+    symbols[at + 1], late = symbol, found
+  end
+  return symbols, late
 end
 
 return M

@@ -22,6 +22,7 @@ local M = {}
 
 local UNIT = 2 ^ -53 -- every node is judged in its own dtype, none coarser
 local KEPT_FROM = 4096 -- elements
+local NARROW = 1 -- bytes of workspace from which rounds are taken: one row each, where they can be
 local SECONDS = 60 -- of one guarded run; a kernel that hangs is killed then
 local leaf = { input = true, param = true, buffer = true }
 
@@ -216,16 +217,32 @@ M.new_sum = new_sum
 
 -- The same run in this process, with every number of threads asked for: the bits must be those of `results`. Under a token
 -- the first makes what is kept and the later ones use it.
-local function repeated(compiled, values, results, data, step, options, frozen)
+local function repeated(compiled, values, results, data, step, options, first)
   for n = 1, math.max(1, #options.pools) do
     local own = copies(compiled.graph, data)
-    local run, again, keep = execution(compiled, values, own, options.seed, step, frozen)
-    run.pool = options.pools[n]
+    local run, again, keep = execution(compiled, values, own, options.seed, step, tonumber(first.frozen))
+    run.pool, run.round_bytes = options.pools[n], first.round_bytes
     if C.es_kernel_run(compiled.kernel, run, fresh()) ~= 0 then return select(2, failure()), keep end
     take_updates(again, own)
     local why = same_bits(results, again)
     if why then return ("%s, the second with %d threads"):format(why, C.es_pool_threads(run.pool)) end
   end
+end
+
+-- The runs of one draw { values =, data =, oracle =, round_bytes = }; returns nil or what failed.
+local function tried(compiled, c, index, options, d)
+  local own = copies(compiled.graph, d.data)
+  local frozen = index % 4 > 1 and C.es_frozen_token() or nil -- with either alignment, and without
+  local run, results, keep = execution(compiled, d.values, own, options.seed, index, frozen)
+  run.round_bytes = d.round_bytes or 0
+  local why = guarded(compiled, run, index % 2 == 1, c.memory)
+  c.memory.passed = not why
+  if why then return why end
+  take_updates(results, own)
+  why = judge(compiled.graph, d.oracle, results, c.functional, "kernel")
+    or repeated(compiled, d.values, results, d.data, index, options, run)
+  c.functional.passed = not why
+  return why, keep
 end
 
 -- One draw; returns nil or the failure.
@@ -237,17 +254,13 @@ local function one(compiled, c, index, options)
   local data = leaves(graph, value, index, seed, options.kept)
   local oracle, why = evaluate(graph, symbol_array(graph:dims(), values), data, seed, step)
   if not oracle then return place .. "oracle: " .. why end
-  local own = copies(graph, data)
-  local frozen = index % 4 > 1 and C.es_frozen_token() or nil -- with either alignment, and without
-  local run, results, keep = execution(compiled, values, own, seed, step, frozen)
-  why = guarded(compiled, run, index % 2 == 1, c.memory)
-  if why then c.memory.passed = false return place .. why end
-  take_updates(results, own)
   c.functional.shapes = c.functional.shapes + 1
-  why = judge(graph, oracle, results, c.functional, "kernel")
-  if why then c.functional.passed = false return place .. why end
-  why = repeated(compiled, values, results, data, step, options, frozen)
-  if why then c.functional.passed = false return place .. why end
+  why = tried(compiled, c, index, options, { values = values, data = data, oracle = oracle })
+  if not why and index % 3 == 0 and C.es_plan_rounds(compiled.plan).count > 0 then
+    why = tried(compiled, c, index, options, { values = values, data = data, oracle = oracle, round_bytes = NARROW })
+    if why then why = "in rounds: " .. why end
+  end
+  if why then return place .. why end
   if c.torch then
     local peer, problem = torch_run(graph, values, data, seed, step)
     if not peer then c.torch.passed = false return place .. "libtorch: " .. problem end
@@ -255,7 +268,6 @@ local function one(compiled, c, index, options)
     why = judge(graph, oracle, peer, c.torch, "libtorch")
     if why then c.torch.passed = false return place .. why end
   end
-  return nil, keep
 end
 
 -- What the range proof says of a kernel whose draws passed; returns what failed.

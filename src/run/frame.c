@@ -55,6 +55,7 @@ es_frame *es_frame_new(const es_kernel *k) {
     f->bytes = take(arena, k->value_count, sizeof *f->bytes, &failed);
     f->part = take(arena, k->leading.count ? k->handle_count : 0, sizeof *f->part, &failed);
     f->part_bytes = take(arena, k->leading.count ? k->value_count : 0, sizeof *f->part_bytes, &failed);
+    f->gathered = take(arena, k->value_count, sizeof *f->gathered, &failed);
     f->advance = take(arena, k->value_count, sizeof *f->advance, &failed);
     f->slot_bytes = take(arena, k->slot_count, sizeof *f->slot_bytes, &failed);
     f->slot_at = take(arena, k->slot_count, sizeof *f->slot_at, &failed);
@@ -164,12 +165,13 @@ static esper_status lay_slots(es_frame *f, const int64_t *values, const int64_t 
   memset(f->slot_bytes, 0, (size_t)k->slot_count * sizeof *f->slot_bytes);
   for (int32_t i = 0; i < es_plan_size_count(k->plan); i++) {
     const es_slot_size *size = es_plan_size_get(k->plan, i);
-    int64_t bytes = values[size->bytes];
+    int64_t bytes = es_plan_slot_gathers(k->plan, size->slot) ? f->values[size->bytes] : values[size->bytes];
     if (bytes > f->slot_bytes[size->slot]) f->slot_bytes[size->slot] = bytes;
   }
   for (int32_t i = 0; i < k->value_count; i++) {
     int32_t slot = k->slot_of[i];
-    if (slot >= 0 && value_bytes[i] > f->slot_bytes[slot]) f->slot_bytes[slot] = value_bytes[i];
+    int64_t bytes = es_plan_slot_gathers(k->plan, slot) ? f->bytes[i] : value_bytes[i];
+    if (slot >= 0 && bytes > f->slot_bytes[slot]) f->slot_bytes[slot] = bytes;
   }
   int64_t ends[2] = { 0, 0 }; /* of the workspace, of what is kept */
   for (int32_t i = 0; i < k->slot_count; i++) {
@@ -196,11 +198,12 @@ static bool set_dimensions(es_frame *f) {
   int64_t *d = f->d;
   for (int32_t i = 0; i < k->step_count; i++) {
     const es_step *s = es_plan_step_get(k->plan, i);
-    bool once = s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
-    f->calls[i].tiles = f->going[s->tiles];
+    bool once = es_phase(s->when) == ES_PHASE_first;
+    const int64_t *values = s->when == ES_WHEN_last ? f->values : f->going;
+    f->calls[i].tiles = values[s->tiles];
     for (int32_t n = 0; n < s->dim_count; n++, d++) {
-      changed = changed || (once && *d != f->going[s->dims[n]]);
-      *d = f->going[s->dims[n]];
+      changed = changed || (once && *d != values[s->dims[n]]);
+      *d = values[s->dims[n]];
     }
   }
   return changed;
@@ -219,57 +222,75 @@ static esper_status lay_out(es_frame *f, const int64_t *values, int64_t *bytes, 
   return status;
 }
 
-static bool in_range(const es_frame *f, int32_t symbol, int64_t value) {
-  int64_t min, max;
-  es_symbol_range(es_plan_dims(f->kernel->plan), symbol, &min, &max);
-  return value >= min && value <= max;
+/* Rows of one round when they are cut evenly into so many rounds, or 0 when over a sixteenth of all rows would be done twice.
+ * Many rows come in whole tiles of products. */
+enum { ROW_TILE = 128, TRIES = 64 };
+
+static int64_t rows_of_round(int64_t rows, int64_t rounds) {
+  int64_t each = (rows - 1) / rounds + 1;
+  if (each > ROW_TILE && rows % ROW_TILE == 0) each = (each + ROW_TILE - 1) / ROW_TILE * ROW_TILE;
+  return ((rows - 1) / each + 1) * each - rows <= rows / 16 ? each : 0;
 }
 
-/* Rows of one round: the workspace is cut evenly into parts of about the plan's bytes, or less where otherwise over a
- * sixteenth of all rows would be done twice. Many rows come in whole tiles of products. */
-enum { ROW_TILE = 128 };
-
-static int64_t choose_rows(const es_frame *f, int64_t rows) {
-  int64_t most = f->kernel->leading.bytes;
-  if (rows < 2 || f->workspace <= most) return rows;
-  int64_t rounds = most ? (f->workspace - 1) / most + 1 : rows, each = 1;
-  for (; rounds < rows; rounds++) {
-    each = (rows - 1) / rounds + 1;
-    if (each > ROW_TILE && rows % ROW_TILE == 0) each = (each + ROW_TILE - 1) / ROW_TILE * ROW_TILE;
-    int64_t twice = ((rows - 1) / each + 1) * each - rows;
-    if (twice <= rows / 16) break;
-  }
-  return rounds < rows ? each : 1;
+static void round_symbols(const es_frame *f, int64_t each, int64_t *symbols) {
+  const es_rounds *leading = &f->kernel->leading;
+  memcpy(symbols, f->symbols, (size_t)f->kernel->symbol_count * sizeof *symbols);
+  for (int32_t n = 0; n < leading->count; n++) symbols[leading->symbols[n]] = n + 1 < leading->count ? 1 : each;
 }
 
-/* Lays the workspace out once more, for one round, where there are to be several. */
-static esper_status cut_rounds(es_frame *f, bool *moved, es_error *err) {
-  const es_kernel *k = f->kernel;
-  const es_rounds *leading = &k->leading;
-  f->rounds = 1;
-  if (!leading->count) return ESPER_OK;
-  int64_t symbols[ES_SYMBOLS_MAX], rows = 1, each;
-  memcpy(symbols, f->symbols, sizeof symbols);
-  for (int32_t n = 0; n < leading->count; n++)
-    if (__builtin_mul_overflow(rows, symbols[leading->symbols[n]], &rows)) return ESPER_OK; /* of no bytes */
-  each = choose_rows(f, rows);
+void es_frame_round(const es_frame *f, int64_t *symbols) {
+  if (f->rounds > 1) round_symbols(f, f->rows, symbols);
+  else memcpy(symbols, f->symbols, (size_t)f->kernel->symbol_count * sizeof *symbols);
+}
+
+/* The values of the dimensions in a round of `each` rows; false when a symbol may not be so small. */
+static bool round_values(es_frame *f, int64_t each) {
+  const es_rounds *leading = &f->kernel->leading;
+  const es_dims *dims = es_plan_dims(f->kernel->plan);
+  int64_t symbols[ES_SYMBOLS_MAX], min, max;
+  round_symbols(f, each, symbols);
   for (int32_t n = 0; n < leading->count; n++) {
-    int64_t value = n + 1 < leading->count ? 1 : each;
-    symbols[leading->symbols[n]] = value;
-    if (!in_range(f, leading->symbols[n], value)) each = rows;
+    es_symbol_range(dims, leading->symbols[n], &min, &max);
+    if (symbols[leading->symbols[n]] < min || symbols[leading->symbols[n]] > max) return false;
   }
-  if (each == rows) return ESPER_OK;
+  return es_dims_eval(dims, symbols, f->part);
+}
+
+/* Lays everything out for rounds of `each` of `rows` rows; tells whether their pieces fit together. */
+static esper_status lay_round(es_frame *f, int64_t rows, int64_t each, bool *fit, bool *moved, es_error *err) {
+  const es_kernel *k = f->kernel;
   f->rows = each;
   f->most = rows;
   f->rounds = (rows - 1) / each + 1;
-  if (!es_dims_eval(es_plan_dims(k->plan), symbols, f->part))
-    return es_fail(err, ESPER_EINTERNAL, "kernel: the dimensions of a round cannot be computed");
+  *fit = true;
   esper_status status = lay_out(f, f->part, f->part_bytes, moved, err);
-  for (int32_t i = 0; i < k->value_count; i++) {
+  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) {
     bool moves = k->slot_of[i] < 0 && es_plan_has_rows(k->plan, es_plan_value_get(k->plan, k->data_of[i]));
     f->advance[i] = moves ? f->bytes[k->data_of[i]] / rows : 0;
+    f->gathered[i] = k->pieces[i] ? f->part_bytes[i] : 0;
+    if (k->pieces[i] && (rows % each || f->rounds * f->part_bytes[i] != f->bytes[i])) *fit = false;
   }
   return status;
+}
+
+/* Chooses the rounds, and lays the workspace out once more for one of them where there are several. */
+static esper_status cut_rounds(es_frame *f, bool *moved, es_error *err) {
+  const es_rounds *leading = &f->kernel->leading;
+  int64_t rows = 1, least, bytes = f->round_bytes ? f->round_bytes : leading->bytes;
+  f->rounds = 1;
+  for (int32_t n = 0; n < leading->count; n++)
+    if (__builtin_mul_overflow(rows, f->symbols[leading->symbols[n]], &rows)) return ESPER_OK; /* of no bytes */
+  if (!leading->count || rows < 2 || f->workspace <= bytes) return ESPER_OK;
+  least = bytes && (f->workspace - 1) / bytes < rows ? (f->workspace - 1) / bytes + 1 : rows;
+  for (int64_t rounds = least; rounds < least + TRIES && rounds <= rows; rounds++) {
+    int64_t each = rows_of_round(rows, rounds);
+    if (!each || !round_values(f, each)) continue;
+    bool fit;
+    esper_status status = lay_round(f, rows, each, &fit, moved, err);
+    if (status != ESPER_OK || fit) return status;
+  }
+  f->rounds = 1;
+  return lay_out(f, f->values, f->bytes, moved, err);
 }
 
 /* What is kept stays from shape to shape only where neither its place nor what it was made with depends on the shape. */
@@ -283,10 +304,11 @@ esper_status es_frame_layout(es_frame *f, es_error *err) {
   return status;
 }
 
-esper_status es_frame_prepare(es_frame *f, const int64_t *symbols, es_error *err) {
-  bool same = f->valid;
+esper_status es_frame_prepare(es_frame *f, const int64_t *symbols, int64_t round_bytes, es_error *err) {
+  bool same = f->valid && f->round_bytes == round_bytes;
   for (int32_t i = 0; same && i < f->kernel->symbol_count; i++) same = f->symbols[i] == symbols[i];
   if (same) return ESPER_OK;
+  f->round_bytes = round_bytes;
   esper_status status = es_frame_eval(f, symbols, err);
   return status == ESPER_OK ? es_frame_layout(f, err) : status;
 }
@@ -360,7 +382,8 @@ static void point(const es_frame *f, char **p, int32_t lane, int64_t row) {
   int64_t over = lane * lane_bytes(f);
   for (int32_t i = 0; i < k->operand_count; i++) {
     int32_t value = k->operands[i], slot = k->slot_of[value];
-    p[i] = (char *)f->base[value] + row * f->advance[value] + (slot >= 0 && !es_plan_slot_kept(k->plan, slot) ? over : 0);
+    bool own = slot >= 0 && !es_plan_slot_kept(k->plan, slot) && !es_plan_slot_gathers(k->plan, slot);
+    p[i] = (char *)f->base[value] + row * f->advance[value] + row / f->rows * f->gathered[value] + (own ? over : 0);
   }
 }
 
@@ -456,13 +479,11 @@ static bool due(const es_frame *f, const es_call *call) {
   }
 }
 
-static bool once(const es_call *call) { return call->when == ES_WHEN_prepare || call->when == ES_WHEN_pack; }
-
-/* The steps that run once, or the others, each by all threads: -1, or the one that failed. */
-static int32_t run_steps(es_frame *f, es_pool *pool, bool preparing) {
+/* The steps of a phase, each by all threads: -1, or the one that failed. */
+static int32_t run_steps(es_frame *f, es_pool *pool, int phase) {
   for (int32_t i = 0; i < f->kernel->step_count; i++) {
     es_call *call = &f->calls[i];
-    if (call->tiles <= 0 || once(call) != preparing || !due(f, call)) continue;
+    if (call->tiles <= 0 || es_phase(call->when) != phase || !due(f, call)) continue;
     if (f->at) *f->at = i;
     if (f->profile) run_noted(f->profile, i, call, pool);
     else es_pool_run(pool, call->tiles, run_tiles, call);
@@ -489,7 +510,7 @@ static void run_rounds(void *user, int64_t lo, int64_t hi) {
     point(f, lane->p, mine, first_row(f, round));
     for (int32_t i = 0; i < f->kernel->step_count && lane->step < 0; i++) {
       const es_call *call = &f->calls[i];
-      if (call->tiles <= 0 || once(call) || !due(f, call)) continue;
+      if (call->tiles <= 0 || es_phase(call->when) != ES_PHASE_round || !due(f, call)) continue;
       es_args args = { lane->p + (call->args.p - f->p), call->args.d, call->args.key, &lane->fault };
       call->fn(&args, 0, call->tiles);
       if (!lane->fault) continue;
@@ -518,14 +539,17 @@ int32_t es_frame_steps(es_frame *f, es_pool *pool) {
   f->fault = 0;
   if (f->profile) note_nothing(f->profile, f->kernel->step_count);
   if (f->rounds > 1 && !f->frozen) f->frozen = es_frozen_token(); /* what is packed serves all rounds of this run */
-  int32_t failed = f->kernel->prepares ? run_steps(f, pool, true) : -1;
+  const bool *has = f->kernel->has;
+  int32_t failed = has[ES_PHASE_first] ? run_steps(f, pool, ES_PHASE_first) : -1;
   int64_t dealt = f->lanes > 1 && !f->profile && failed < 0 ? f->rounds - f->rounds % f->lanes : 0;
   if (dealt) failed = deal_rounds(f, pool, dealt);
   for (int64_t round = dealt; round < f->rounds && failed < 0; round++) {
     if (round > 0) point(f, f->p, 0, first_row(f, round));
-    failed = run_steps(f, pool, false);
+    failed = run_steps(f, pool, ES_PHASE_round);
   }
-  return failed;
+  if (failed >= 0 || !has[ES_PHASE_last]) return failed;
+  if (f->rounds > 1) point(f, f->p, 0, 0);
+  return run_steps(f, pool, ES_PHASE_last);
 }
 
 void es_frame_update(es_frame *f) {

@@ -32,6 +32,13 @@ typedef struct es_call {   /* one step, ready to call */
   es_args args;
 } es_call;
 
+/* When in a run a step is due: before all rounds, in each, behind them. */
+enum { ES_PHASE_first, ES_PHASE_round, ES_PHASE_last, ES_PHASES };
+static inline int es_phase(int32_t when) {
+  if (when == ES_WHEN_prepare || when == ES_WHEN_pack) return ES_PHASE_first;
+  return when == ES_WHEN_last ? ES_PHASE_last : ES_PHASE_round;
+}
+
 typedef struct es_lane {   /* where a thread does whole rounds by itself: workspace and operands of its own */
   char **p;
   int64_t fault;
@@ -45,6 +52,7 @@ typedef struct es_frame {
   es_arena *arena;         /* holds the frame and its arrays */
   bool valid;              /* everything down to `calls` is that of `symbols` */
   int64_t symbols[ES_SYMBOLS_MAX];
+  int64_t round_bytes;     /* of the run; 0 = the plan's */
   int64_t *values;         /* per dimension handle */
   int64_t *bytes;          /* per value */
   int64_t rounds, rows, most; /* how often the steps are done, over how many rows each time, of how many in all */
@@ -53,6 +61,7 @@ typedef struct es_frame {
   es_lane *lane[ES_LANES]; /* made when first needed */
   const int64_t *going;    /* those values or the ones above: what the steps go by */
   int64_t *advance;        /* per value: bytes from row to row of what it lies in, 0 for slots, parameters, buffers */
+  int64_t *gathered;       /* per value: bytes from round to round in a slot that gathers, else 0 */
   int64_t *slot_bytes, *slot_at; /* per slot; offsets in the workspace are multiples of 64 */
   int64_t workspace;       /* bytes of one round */
   int64_t kept;            /* bytes of the kept slots; their places are in `keep` */
@@ -93,8 +102,9 @@ struct esper_kernel {
   int32_t *operands;       /* value index of every operand of every step, in order */
   int32_t *slot_of;        /* per value: slot or -1 */
   es_rounds leading;       /* of the plan */
+  bool *pieces;            /* per value: the rounds make it, one round's bytes behind the other's, in a slot that gathers */
   int32_t *data_of;        /* per value without slot: whose data it lies in, its own but for temps in outputs */
-  bool prepares;           /* some step runs once */
+  bool has[ES_PHASES];     /* steps of each */
   int32_t value_count, step_count, slot_count, input_count, handle_count, symbol_count;
   int32_t operand_count, d_count, stream_count; /* sums over the steps */
   es_bind binds[ES_SYMBOLS_MAX];
@@ -113,7 +123,8 @@ es_frame *es_frame_take(es_kernel *kernel, es_error *err);    /* NULL = no memor
 void es_frame_give(es_kernel *kernel, es_frame *frame);
 
 /* The stages of a run, in order. Nothing happens in the first when the symbols are those of the last run. */
-esper_status es_frame_prepare(es_frame *frame, const int64_t *symbols, es_error *err);
+esper_status es_frame_prepare(es_frame *frame, const int64_t *symbols, int64_t round_bytes, es_error *err);
+void es_frame_round(const es_frame *frame, int64_t *symbols); /* those of one round */
 int64_t es_frame_workspace(const es_frame *frame, const es_pool *pool); /* bytes a run on the pool takes */
 esper_status es_frame_place(es_frame *frame, void *workspace, const es_pool *pool, es_error *err); /* NULL = the frame's own */
 esper_status es_frame_bind(es_frame *frame, void *const *data, uint64_t seed, uint64_t step, es_error *err);

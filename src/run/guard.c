@@ -137,7 +137,7 @@ static esper_status prepare(guard *g, const es_run *run, bool end, es_error *err
                               sizeof *g->regions);
   g->data = es_alloc_array((size_t)k->value_count + 1, sizeof *g->data);
   if (!g->frame || !g->regions || !g->data) return es_fail(err, ESPER_ENOMEM, "guard: no memory");
-  esper_status status = es_frame_prepare(g->frame, run->symbols, err);
+  esper_status status = es_frame_prepare(g->frame, run->symbols, run->round_bytes, err);
   if (status != ESPER_OK) return status;
   list_regions(g);
   status = reserve(g, err);

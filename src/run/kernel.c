@@ -32,7 +32,7 @@ static bool count_steps(es_kernel *k) {
     operands += s->operand_count;
     dims += s->dim_count;
     streams += s->stream_count;
-    k->prepares = k->prepares || s->when == ES_WHEN_prepare || s->when == ES_WHEN_pack;
+    k->has[es_phase(s->when)] = true;
   }
   const int64_t limit = (int64_t)1 << 30;
   if (operands > limit || dims > limit || streams > limit) return false;
@@ -47,7 +47,8 @@ static esper_status fill(es_kernel *k, es_error *err) {
   k->operands = es_arena_take(k->arena, ((size_t)k->operand_count + 1) * sizeof *k->operands);
   k->slot_of = es_arena_take(k->arena, ((size_t)k->value_count + 1) * sizeof *k->slot_of);
   k->data_of = es_arena_take(k->arena, ((size_t)k->value_count + 1) * sizeof *k->data_of);
-  if (!k->fn || !k->operands || !k->slot_of || !k->data_of) return es_fail(err, ESPER_ENOMEM, "kernel: no memory");
+  k->pieces = es_arena_take(k->arena, ((size_t)k->value_count + 1) * sizeof *k->pieces);
+  if (!k->fn || !k->operands || !k->slot_of || !k->data_of || !k->pieces) return es_fail(err, ESPER_ENOMEM, "kernel: no memory");
   for (int32_t i = 0; i < k->value_count; i++) {
     const es_value *v = es_plan_value_get(k->plan, i);
     k->slot_of[i] = v->slot;
@@ -61,7 +62,10 @@ static esper_status fill(es_kernel *k, es_error *err) {
       return es_fail(err, ESPER_ECORRUPT, "kernel: step %d: the image has no function \"%s\"", i,
                      s->fn);
     *(void **)&k->fn[i] = symbol; /* POSIX: a data pointer holds a function's address */
-    for (int32_t n = 0; n < s->operand_count; n++) *operand++ = s->operands[n];
+    for (int32_t n = 0; n < s->operand_count; n++, operand++) {
+      *operand = s->operands[n];
+      if (s->when != ES_WHEN_last && es_plan_slot_gathers(k->plan, k->slot_of[*operand])) k->pieces[*operand] = true;
+    }
   }
   return es_solve_plan(k, err);
 }
@@ -115,14 +119,23 @@ esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, cons
   *bytes = 0;
   es_frame *frame = es_frame_take(kernel, err);
   if (!frame) return ESPER_ENOMEM;
-  esper_status status = es_frame_prepare(frame, symbols, err);
+  esper_status status = es_frame_prepare(frame, symbols, 0, err);
   if (status == ESPER_OK) *bytes = es_frame_workspace(frame, pool);
   es_frame_give(kernel, frame);
   return status;
 }
 
+esper_status es_kernel_round(es_kernel *kernel, const int64_t *symbols, int64_t *round, es_error *err) {
+  es_frame *frame = es_frame_take(kernel, err);
+  if (!frame) return ESPER_ENOMEM;
+  esper_status status = es_frame_prepare(frame, symbols, 0, err);
+  if (status == ESPER_OK) es_frame_round(frame, round);
+  es_frame_give(kernel, frame);
+  return status;
+}
+
 static esper_status run_frame(es_frame *frame, const es_run *run, es_error *err) {
-  esper_status status = es_frame_prepare(frame, run->symbols, err);
+  esper_status status = es_frame_prepare(frame, run->symbols, run->round_bytes, err);
   if (status == ESPER_OK) status = es_frame_place(frame, run->workspace, run->pool, err);
   if (status == ESPER_OK) status = es_frame_bind(frame, run->data, run->seed, run->step, err);
   if (status != ESPER_OK) return status;

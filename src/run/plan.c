@@ -8,6 +8,7 @@
 #include "base/memory.h"
 
 enum { ROLES = ES_ROLE_temp + 1 };
+enum { KEPT = 1, GATHERED = 2 };
 
 struct es_plan {
   es_arena *arena; /* texts, step arrays, role lists */
@@ -15,7 +16,7 @@ struct es_plan {
   es_value *values;
   es_step *steps;
   es_slot_size *sizes;
-  uint8_t *kept; /* per slot */
+  uint8_t *kept; /* per slot: KEPT, GATHERED or 0 */
   int32_t kept_room;
   int32_t value_count, value_room, step_count, step_room, size_count, size_room, slot_count;
   es_dim flops, bytes;
@@ -89,11 +90,14 @@ int32_t es_plan_slot(es_plan *plan) {
   return plan->slot_count++;
 }
 
-esper_status es_plan_slot_keep(es_plan *plan, int32_t slot) {
+static esper_status set_kind(es_plan *plan, int32_t slot, uint8_t kind) {
   if (plan->finished || slot < 0 || slot >= plan->slot_count) return ESPER_EARG;
-  plan->kept[slot] = 1;
+  plan->kept[slot] = kind;
   return ESPER_OK;
 }
+
+esper_status es_plan_slot_keep(es_plan *plan, int32_t slot) { return set_kind(plan, slot, KEPT); }
+esper_status es_plan_slot_gather(es_plan *plan, int32_t slot) { return set_kind(plan, slot, GATHERED); }
 
 void es_plan_rounds_set(es_plan *plan, const es_rounds *rounds) {
   if (!plan->finished) plan->rounds = *rounds;
@@ -102,7 +106,11 @@ void es_plan_rounds_set(es_plan *plan, const es_rounds *rounds) {
 const es_rounds *es_plan_rounds(const es_plan *plan) { return &plan->rounds; }
 
 bool es_plan_slot_kept(const es_plan *plan, int32_t slot) {
-  return slot >= 0 && slot < plan->slot_count && plan->kept[slot];
+  return slot >= 0 && slot < plan->slot_count && plan->kept[slot] == KEPT;
+}
+
+bool es_plan_slot_gathers(const es_plan *plan, int32_t slot) {
+  return slot >= 0 && slot < plan->slot_count && plan->kept[slot] == GATHERED;
 }
 
 esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes) {
@@ -363,14 +371,21 @@ bool es_plan_has_rows(const es_plan *plan, const es_value *v) {
   return plan->rounds.count > 0;
 }
 
-/* Outputs lie row by row, inputs may, parameters and buffers have no rows; the rest of a shape does not tell of them. */
+/* Inputs and outputs may lie row by row, parameters and buffers have no rows; the rest of a shape does not tell of them. */
 static bool fits_rounds(const es_plan *plan, const es_value *v) {
   bool rows = es_plan_has_rows(plan, v);
   if (v->role == ES_ROLE_temp) return true;
-  if (v->role == ES_ROLE_update || (v->role == ES_ROLE_output && !rows)) return false;
+  if (v->role == ES_ROLE_update) return false;
   for (int32_t axis = rows ? plan->rounds.count : 0; axis < v->rank; axis++)
     if (depends(plan, v->shape[axis])) return false;
   return true;
+}
+
+/* May that step take that value? The last steps find only whole values, the others make nothing that has no rows. */
+static bool fits_step(const es_plan *plan, const es_step *s, const es_value *v) {
+  if (s->when == ES_WHEN_last)
+    return v->role != ES_ROLE_temp || es_plan_slot_kept(plan, v->slot) || es_plan_slot_gathers(plan, v->slot);
+  return v->role != ES_ROLE_output || es_plan_has_rows(plan, v);
 }
 
 static esper_status check_rounds(const es_plan *plan, es_error *err) {
@@ -385,9 +400,13 @@ static esper_status check_rounds(const es_plan *plan, es_error *err) {
       return es_fail(err, ESPER_EINTERNAL, "plan: it has rounds, but %s %d \"%s\" does not lie row by row", es_role_name(v->role),
                      i, v->name);
   }
-  for (int32_t i = 0; r->count && i < plan->step_count; i++)
-    if (plan->steps[i].stream_count)
-      return es_fail(err, ESPER_EINTERNAL, "plan: it has rounds, but step %d draws random numbers", i);
+  for (int32_t i = 0; r->count && i < plan->step_count; i++) {
+    const es_step *s = &plan->steps[i];
+    if (s->stream_count) return es_fail(err, ESPER_EINTERNAL, "plan: it has rounds, but step %d draws random numbers", i);
+    for (int32_t n = 0; n < s->operand_count; n++)
+      if (!fits_step(plan, s, &plan->values[s->operands[n]]))
+        return es_fail(err, ESPER_EINTERNAL, "plan: it has rounds, but operand %d of step %d is not whole", n, i);
+  }
   return ESPER_OK;
 }
 

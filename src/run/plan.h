@@ -44,6 +44,7 @@ typedef enum es_when {
   ES_WHEN_pack,            /* the same, and only when they are frozen */
   ES_WHEN_frozen,          /* only when they are: reads what pack wrote */
   ES_WHEN_fluid,           /* only when they are not: does the work of the frozen step without it */
+  ES_WHEN_last,            /* always, after all rounds, over all rows */
   ES_WHEN_COUNT
 } es_when;
 
@@ -59,10 +60,13 @@ typedef struct es_step {
 } es_step;
 
 /* The steps may be done in rounds, each over some of the rows, so that temporaries need room for those alone. `symbols` are the
- * leading axes of every output and of inputs, whose other axes do not depend on them; a row is one combination of their indices,
- * and row i of the outputs is made of row i of these inputs, and of other inputs, parameters and buffers, which depend on none. A run whose workspace would pass
- * `bytes` takes rounds of fewer rows, cut by the shape alone; the last one may do rows of the one before again. Where there are
- * two for each thread, every thread takes rounds and does their steps alone; else all threads share every step. */
+ * leading axes of outputs and inputs, whose other axes do not depend on them; a row is one combination of their indices, and
+ * row i of the outputs is made of row i of these inputs, and of other inputs, parameters and buffers, which depend on none.
+ * What is made of all rows together comes last: the rounds leave pieces for it in slots that gather them; where these do not
+ * fit together as pieces of all rows do, there is one round.
+ * A run whose workspace would pass `bytes` takes rounds of fewer rows, cut by the shape alone; the last one may do rows of the
+ * one before again. Where there are two for each thread, every thread takes rounds and does their steps alone; else all threads
+ * share every step. */
 enum { ES_LEADING_MAX = 2 };
 typedef struct es_rounds {
   int32_t count;           /* leading symbols; 0 = always all rows at once */
@@ -78,6 +82,9 @@ int32_t es_plan_slot(es_plan *plan);
 esper_status es_plan_slot_size(es_plan *plan, int32_t slot, es_dim bytes);
 /* The slot keeps its bytes from run to run: it has memory of its own in every frame, not of the workspace. */
 esper_status es_plan_slot_keep(es_plan *plan, int32_t slot);
+/* The slot holds pieces of all rows, one round's behind the other's. */
+esper_status es_plan_slot_gather(es_plan *plan, int32_t slot);
+bool es_plan_slot_gathers(const es_plan *plan, int32_t slot);
 void es_plan_rounds_set(es_plan *plan, const es_rounds *rounds);
 const es_rounds *es_plan_rounds(const es_plan *plan);
 bool es_plan_has_rows(const es_plan *plan, const es_value *value); /* an input or output that rounds take row by row */
@@ -138,6 +145,8 @@ void es_kernel_pool_set(es_kernel *kernel, es_pool *pool);
 esper_status es_kernel_solve(es_kernel *kernel, const int32_t *ranks, const int64_t *shapes,
                              int64_t *symbols, es_error *err);
 /* What a run on that pool (NULL: the calling thread alone) takes. */
+/* Symbols of one round of such a run: what its steps see. */
+esper_status es_kernel_round(es_kernel *kernel, const int64_t *symbols, int64_t *round, es_error *err);
 esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, const es_pool *pool, int64_t *bytes, es_error *err);
 
 typedef struct es_run {    /* one execution */
@@ -146,6 +155,7 @@ typedef struct es_run {    /* one execution */
   uint64_t seed, step;     /* of the random ops */
   uint64_t frozen;         /* 0, or a token of es_frozen_token: parameters and buffers hold what they did in every run of it */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes for the pool, 64-byte aligned */
+  int64_t round_bytes;     /* workspace from which rounds are taken; 0 = the plan's. For certificates: to see rounds at any size */
   es_pool *pool;           /* NULL = calling thread only */
   struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */
 } es_run;

@@ -1,7 +1,7 @@
 /* A plan as bytes, for the store, and back. Stands on plan.h's public calls alone, so a decoded
  * plan has passed the same checks as a built one.
  *
- * Format, little-endian: u32 magic, u32 version, u32 length + dims table, u32 slots, u8 kept[slots],
+ * Format, little-endian: u32 magic, u32 version, u32 length + dims table, u32 slots, u8 kind[slots] (1 kept, 2 gathers),
  *   u32 sizes,  each: i32 slot, i32 bytes
  *   u32 leading, i32 symbols[leading], u64 bytes: the rounds
  *   u32 values, each: u8 role, u8 dtype, u8 rank, u8 0, i32 slot, i32 buffer, i32 init,
@@ -80,7 +80,8 @@ void es_plan_encode(const es_plan *plan, es_text *out) {
   if (dims.failed) out->failed = true;
   es_text_clear(&dims);
   put_u32(out, (uint32_t)es_plan_slot_count(plan));
-  for (int32_t i = 0; i < es_plan_slot_count(plan); i++) put(out, es_plan_slot_kept(plan, i), 1);
+  for (int32_t i = 0; i < es_plan_slot_count(plan); i++)
+    put(out, (uint64_t)es_plan_slot_kept(plan, i) + 2 * (uint64_t)es_plan_slot_gathers(plan, i), 1);
   put_u32(out, (uint32_t)es_plan_size_count(plan));
   for (int32_t i = 0; i < es_plan_size_count(plan); i++) {
     put_u32(out, (uint32_t)es_plan_size_get(plan, i)->slot);
@@ -199,10 +200,11 @@ static void get_step(reader *r, es_plan *plan) {
 static void get_slots(reader *r, es_plan *plan) {
   int32_t slots = get_count(r, 1, "a count of slots is out of range");
   for (int32_t i = 0; r->status == ESPER_OK && i < slots; i++) {
-    uint64_t kept = get(r, 1);
-    if (kept > 1) stop(r, ESPER_ECORRUPT, "a slot is kept neither yes nor no");
+    uint64_t kind = get(r, 1);
+    if (kind > 2) stop(r, ESPER_ECORRUPT, "a slot is of no kind");
     if (es_plan_slot(plan) < 0) stop(r, ESPER_ENOMEM, "no memory");
-    else if (kept == 1) es_plan_slot_keep(plan, i);
+    else if (kind == 1) es_plan_slot_keep(plan, i);
+    else if (kind == 2) es_plan_slot_gather(plan, i);
   }
   int32_t sizes = get_count(r, 8, "a count of slot sizes is out of range");
   for (int32_t i = 0; r->status == ESPER_OK && i < sizes; i++) {

@@ -10,7 +10,8 @@ static void print_value(const es_plan *plan, int32_t index, es_text *out) {
     es_dim_print(es_plan_dims(plan), v->shape[axis], out);
   }
   es_text_add(out, "]");
-  if (v->slot >= 0) es_text_add(out, " %sslot %d", es_plan_slot_kept(plan, v->slot) ? "kept " : "", v->slot);
+  bool kept = es_plan_slot_kept(plan, v->slot), gathers = es_plan_slot_gathers(plan, v->slot);
+  if (v->slot >= 0) es_text_add(out, " %sslot %d", kept ? "kept " : gathers ? "gathering " : "", v->slot);
   if (v->buffer >= 0) es_text_add(out, " -> #%d", v->buffer);
   if (v->role == ES_ROLE_param || v->role == ES_ROLE_buffer) {
     es_text_add(out, " %s(", es_init_name(v->init));
@@ -24,7 +25,7 @@ static void print_value(const es_plan *plan, int32_t index, es_text *out) {
 
 static void print_step(const es_plan *plan, int32_t index, es_text *out) {
   const es_step *s = es_plan_step_get(plan, index);
-  static const char *const when[ES_WHEN_COUNT] = { "", "prepare ", "pack ", "frozen ", "fluid " };
+  static const char *const when[ES_WHEN_COUNT] = { "", "prepare ", "pack ", "frozen ", "fluid ", "last " };
   es_text_add(out, "  %d %s%s tiles ", index, s->when >= 0 && s->when < ES_WHEN_COUNT ? when[s->when] : "? ", s->fn);
   es_dim_print(es_plan_dims(plan), s->tiles, out);
   es_text_add(out, " p(");

@@ -203,7 +203,7 @@ esper_status es_frame_solve(es_frame *f, const int32_t *ranks, const int64_t *sh
   esper_status status = check_ranks(k, ranks, err);
   if (status != ESPER_OK) return status;
   int32_t input = 0, axis = 0;
-  if (f->valid && matches(f, shapes, &input, &axis))
+  if (f->valid && !f->round_bytes && matches(f, shapes, &input, &axis))
     return ESPER_OK; /* the shape of the run before */
   f->valid = false;
   int64_t symbols[ES_SYMBOLS_MAX], min, max;
@@ -216,6 +216,7 @@ esper_status es_frame_solve(es_frame *f, const int32_t *ranks, const int64_t *sh
     es_symbol_range(dims, b->symbol, &min, &max);
     if (symbols[b->symbol] < min || symbols[b->symbol] > max) return no_value(k, b, extent, err);
   }
+  f->round_bytes = 0;
   status = es_frame_eval(f, symbols, err);
   if (status != ESPER_OK) return status;
   if (!matches(f, shapes, &input, &axis))
