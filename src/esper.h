@@ -114,6 +114,8 @@ typedef struct esper_compile_options {
   const char *mode;      /* "eval" (default) or "train" */
   const char *dtype;     /* "f32" (default) or "f64" */
   bool uncertified;      /* false: a kernel without a passing certificate is proved first (seconds, once); true: it is not */
+  const char *size;      /* "batch=1 tokens=128": extents of the runs to come, as far as known, for what `esper tune` found for
+                          * such (NULL: for usual ones). The kernel takes any */
 } esper_compile_options;
 /* blueprint: catalogue name ("transformer/mlp") or path of a .lua file, which runs in the sandbox. options NULL = defaults.
  * From the store when it holds the key, else compiled and stored.

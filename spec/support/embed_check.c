@@ -100,6 +100,13 @@ static void wrong_uses(esper_context *context) {
     snprintf(what, sizeof what, "status %d, wanted %d: %s", (int)status, (int)broken[i].want, esper_context_message(context));
     check(name, status == broken[i].want && !kernel && esper_context_message(context)[0], what);
   }
+  static const char *const sizes[] = { "batch", "batch=-1", "batch=x", "batch=1 batch=2", "depth=1" };
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    esper_compile_options o = quick(NULL, "eval");
+    o.size = sizes[i];
+    esper_status status = esper_compile(context, "cnn/norm", &o, &kernel);
+    check(sizes[i], status != ESPER_OK && status != ESPER_EINTERNAL && !kernel, esper_context_message(context));
+  }
   esper_info info;
   esper_params *params = (esper_params *)1;
   DLTensor view;
@@ -119,6 +126,7 @@ static void runs(esper_context *context) {
   esper_kernel *kernel;
   esper_params *params;
   esper_compile_options options = quick("channels=4", "eval");
+  options.size = "batch=1 h=2";
   check("compile cnn/norm", esper_compile(context, "cnn/norm", &options, &kernel) == ESPER_OK, esper_context_message(context));
   check("params", esper_params_new(context, kernel, 1, &params) == ESPER_OK, esper_context_message(context));
   float data[48], *got;

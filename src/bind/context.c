@@ -117,6 +117,8 @@ static int call_compile(lua_State *L) {
     lua_setfield(L, -2, "mode");
     lua_pushstring(L, r->options->dtype);
     lua_setfield(L, -2, "dtype");
+    lua_pushstring(L, r->options->size);
+    lua_setfield(L, -2, "size");
     lua_pushboolean(L, r->options->uncertified);
     lua_setfield(L, -2, "uncertified");
   }
