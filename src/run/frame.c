@@ -276,7 +276,7 @@ static esper_status lay_round(es_frame *f, int64_t rows, int64_t each, bool *fit
 /* Chooses the rounds, and lays the workspace out once more for one of them where there are several. */
 static esper_status cut_rounds(es_frame *f, bool *moved, es_error *err) {
   const es_rounds *leading = &f->kernel->leading;
-  int64_t rows = 1, least, bytes = f->round_bytes ? f->round_bytes : leading->bytes;
+  int64_t rows = 1, least, bytes = f->round_bytes > 0 ? f->round_bytes : leading->bytes;
   f->rounds = 1;
   for (int32_t n = 0; n < leading->count; n++)
     if (__builtin_mul_overflow(rows, f->symbols[leading->symbols[n]], &rows)) return ESPER_OK; /* of no bytes */
@@ -522,6 +522,13 @@ static void run_rounds(void *user, int64_t lo, int64_t hi) {
   atomic_flag_clear_explicit(&lane->taken, memory_order_release);
 }
 
+/* How many of the first rounds the threads take: as many each, and none that does rows of another again. */
+static int64_t count_dealt(const es_frame *f) {
+  if (f->lanes < 2 || f->profile) return 0;
+  int64_t whole = f->most / f->rows;
+  return whole - whole % f->lanes;
+}
+
 /* The first `rounds` rounds, dealt out to the threads: -1, or the step that failed in the first round that failed. */
 static int32_t deal_rounds(es_frame *f, es_pool *pool, int64_t rounds) {
   for (int32_t i = 0; i < f->lanes; i++) f->lane[i]->step = -1, f->lane[i]->fault = 0;
@@ -541,7 +548,7 @@ int32_t es_frame_steps(es_frame *f, es_pool *pool) {
   if (f->rounds > 1 && !f->frozen) f->frozen = es_frozen_token(); /* what is packed serves all rounds of this run */
   const bool *has = f->kernel->has;
   int32_t failed = has[ES_PHASE_first] ? run_steps(f, pool, ES_PHASE_first) : -1;
-  int64_t dealt = f->lanes > 1 && !f->profile && failed < 0 ? f->rounds - f->rounds % f->lanes : 0;
+  int64_t dealt = failed < 0 ? count_dealt(f) : 0;
   if (dealt) failed = deal_rounds(f, pool, dealt);
   for (int64_t round = dealt; round < f->rounds && failed < 0; round++) {
     if (round > 0) point(f, f->p, 0, first_row(f, round));
