@@ -273,6 +273,14 @@ function Planner:intermediates()
   return sum
 end
 
+-- Is all that the group stores late? Other work of the same shape may share a group with it.
+function Planner:only_late(group, late)
+  for _, id in ipairs(group.outputs) do
+    if not late[id] then return false end
+  end
+  return true
+end
+
 -- Sets late[n], whether a group waits for all rows, and joined[n], the temporaries of one that makes something of all rows from
 -- pieces: { [temp] = true }. False when some group does neither.
 function Planner:find_late(code, late)
@@ -284,6 +292,7 @@ function Planner:find_late(code, late)
     end
     self.late[n] = all or nil
     if some and not all then self.joined[n] = {} end
+    if some and not self:only_late(group, late) then return false end
     local pieces = not self.joined[n]
     for _, step in ipairs(code[n].steps) do
       if all and step.when ~= "always" then return false end

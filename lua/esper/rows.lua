@@ -135,10 +135,16 @@ function Rows:late_node(id, any_late)
   return true
 end
 
+-- Random numbers belong to places in the whole value, and a slice may begin at a place that the number of rows decides.
+function Rows:whole(id)
+  local op = self.f.op[id]
+  return native.opinfo[op].class == "random" or op == "slice" and self:depends(self:attr(id, "start"))
+end
+
 function Rows:node(id)
   local f, lies = self.f, self:lies(id)
   local op, inputs = f.op[id], f.ins[id]
-  if lies == nil then return false end
+  if lies == nil or self:whole(id) then return false end
   self.has[id] = lies
   local any, any_late = false, false
   for _, input in ipairs(inputs) do any, any_late = any or self.has[input], any_late or self.late[input] end
@@ -151,7 +157,7 @@ function Rows:node(id)
   return not any_late and keeps ~= nil and keeps(self, id, inputs)
 end
 
--- Does nothing mix the rows of that symbol, which is axis `at`? What comes late; nil when something does.
+-- Does nothing mix the rows of that symbol, which is axis `at`? Then what has rows and what comes late, else nil.
 local function apart(f, symbol, at)
   local r = setmetatable({ f = f, symbol = symbol, at = at, has = {}, late = {} }, Rows)
   for id = 0, f.n - 1 do
@@ -161,15 +167,13 @@ local function apart(f, symbol, at)
   for _, root in ipairs(f.roots) do
     if root.kind ~= "output" or not (r.has[root.node] or r.late[root.node]) then return nil end
   end
-  return r.late
+  return r
 end
 
-local function same(a, b)
-  for id in pairs(a) do
-    if not b[id] then return false end
-  end
-  for id in pairs(b) do
-    if not a[id] then return false end
+-- Do two symbols lead the same inputs, and the same nodes come late for both?
+local function same(f, a, b)
+  for id = 0, f.n - 1 do
+    if f.op[id] == "input" and a.has[id] ~= b.has[id] or a.late[id] ~= b.late[id] then return false end
   end
   return true
 end
@@ -185,14 +189,14 @@ local function widest(f)
 end
 
 function M.leading(f)
-  local symbols, late, shape = {}, {}, widest(f)
+  local symbols, shape, first = {}, widest(f), nil
   for at = 0, math.min(#shape, 2) - 1 do
     local symbol = f.D:symbol_index(shape[at + 1])
     local found = symbol and apart(f, symbol, at)
-    if not found or at > 0 and not same(found, late) then break end
-    symbols[at + 1], late = symbol, found
+    if not found or first and not same(f, first, found) then break end
+    symbols[at + 1], first = symbol, first or found
   end
-  return symbols, late
+  return symbols, first and first.late or {}
 end
 
 return M

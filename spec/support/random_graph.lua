@@ -1,5 +1,6 @@
 -- Random valid graphs over every op: ranks 0 to 5, symbolic dimensions, odd sizes. Pure function of the seed.
 --   local graph, used = random_graph.make(seed)     used[op] = times
+--   random_graph.make(seed, dtype, true)            symbols only where rows lie, in front: most can be done in rounds
 -- And broken ones: random_graph.broken(seed) -> text of a graph with one planted mistake.
 local graph_module = require "esper.graph"
 local native = require "esper.native"
@@ -37,14 +38,33 @@ function Maker:add(op, inputs, attrs, dtype)
 end
 
 function Maker:extent()
-  if self:chance(0.45) then return self.D:symbol(self:pick { "a", "b", "n" }) end
+  if self:chance(self.lead and 0.04 or 0.45) then return self.D:symbol(self:pick(self.lead and self.lead[1] or { "a", "b", "n" })) end
   return self.D:const(self:pick(SIZES))
 end
 function Maker:const(n) return self.D:const(n) end
 
-function Maker:shape(rank)
+-- What shapes begin with where rows are in front.
+local FRONTS = {
+  { { "a" }, { "a" }, { "a" }, { "a" }, { "a" }, {} },
+  { { "a", "b" }, { "a", "b" }, { "a", "b" }, { "a", "b" }, { "a", "b" }, { "a", "b" }, { "a" }, { "b" }, {} },
+}
+function Maker:front(rank)
   local out = {}
-  for i = 1, rank do out[i] = self:extent() end
+  for i, name in ipairs(self:pick(self.lead)) do out[i] = i <= rank and self.D:symbol(name) or nil end
+  return out
+end
+
+-- Does the shape begin as most do?
+function Maker:leads(shape)
+  for i, name in ipairs(self.lead[1]) do
+    if shape[i] ~= self.D:symbol(name) then return false end
+  end
+  return true
+end
+
+function Maker:shape(rank)
+  local out = self.lead and self:front(rank) or {}
+  for i = #out + 1, rank do out[i] = self:extent() end
   return out
 end
 
@@ -142,7 +162,8 @@ end
 function rules.reduce(m)
   local x = m:tensor(0, 5)
   local rank, axes = m.g:rank(x), {}
-  for axis = 0, rank - 1 do if m:chance(0.5) then axes[#axes + 1] = axis end end
+  local share = m.lead and m:pick { 0, 0.5, 1 } or 0.5 -- of leading axes: what is in a row, or all rows
+  for axis = 0, rank - 1 do if m:chance(m.lead and axis < #m.lead[1] and share or 0.5) then axes[#axes + 1] = axis end end
   local op = m:pick { "reduce_sum", "reduce_mean", "reduce_max", "reduce_var" }
   local attrs = { axes = axes, keepdim = m:int(2) - 1 }
   if op == "reduce_var" then attrs.correction = m:int(2) - 1 end
@@ -177,7 +198,7 @@ function rules.rms_norm(m)
 end
 
 local function channels_first(m, rank, channels)
-  local shape = { m:extent(), m:const(channels) }
+  local shape = { m.lead and m:front(1)[1] or m:extent(), m:const(channels) }
   for i = 3, rank do shape[i] = m:extent() end
   return m:value(shape), shape
 end
@@ -199,7 +220,7 @@ end
 
 function rules.linear(m)
   local x = m:any(1, 4, function(s) return m.D:value(s[#s]) and m.D:value(s[#s]) > 0 end)
-    or m:value { m:extent(), m:const(m:pick(SIZES)) }
+    or m:value { m:shape(1)[1], m:const(m:pick(SIZES)) }
   local shape, out = m.g:shape(x), m:const(m:pick(SIZES))
   local inputs = { x, m:value { out, shape[#shape] } }
   if m:chance(0.6) then inputs[3] = m:value { out } end
@@ -363,26 +384,33 @@ for name in pairs(rules) do NAMES[#NAMES + 1] = name end
 table.sort(NAMES)
 for _ = 1, 3 do NAMES[#NAMES + 1] = "unary" NAMES[#NAMES + 1] = "binary" end
 
+-- Where rows are in front, values without them are seldom outputs.
+function Maker:shown(id)
+  return not self.lead or self:leads(self.g:shape(id)) or self:chance(0.4)
+end
+
 --- A valid graph of a few random nodes; every value nothing reads becomes an output.
-function M.make(seed, dtype)
+function M.make(seed, dtype, rows)
   local D = graph_module.dims()
   local m = setmetatable({ state = seed * 7919 % 2147483646 + 1, D = D, g = graph_module.new("spec/random", D), pool = {}, used = {},
-    leaves = 0, dtype = dtype or (seed % 5 == 0 and "f64" or "f32") }, Maker)
-  for name, range in pairs { a = { 0, 19 }, b = { 1, 24 }, n = { 1, 33 } } do D:symbol(name) D:range(name, range[1], range[2]) end
+    leaves = 0, dtype = dtype or (seed % 5 == 0 and "f64" or "f32"), lead = rows and FRONTS[seed % 2 + 1] }, Maker)
+  for name, range in pairs { a = { 0, rows and 400 or 19 }, b = { 1, 24 }, n = { 1, 33 } } do D:symbol(name) D:range(name, range[1], range[2]) end
   for _ = 1, 4 do m:int(2) end
-  local wanted, tries = 2 + m:int(9), 0
+  local wanted, tries = rows and m:int(6) or 2 + m:int(9), 0
   local made = 0
   while made < wanted and tries < 60 do
     tries = tries + 1
     local rule = rules[m:pick(NAMES)]
     if rule(m) then made = made + 1 end
   end
-  m:add("input", {}, { shape = { D:symbol "a", D:symbol "b", D:symbol "n" } }, "f32") -- every symbol is told by an input
+  local told = {}
+  for i, name in ipairs(rows and m.lead[1] or { "a", "b", "n" }) do told[i] = D:symbol(name) end
+  m:add("input", {}, { shape = told }, "f32") -- every symbol is told by an input
   local users, outputs = m.g:users(), 0
   for id = 0, m.g:count() - 1 do
     local op = m.g:op(id)
     local is_leaf = op == "input" or op == "param" or op == "const"
-    if not is_leaf and (#users[id] == 0 or m:chance(0.1)) then
+    if not is_leaf and (#users[id] == 0 or m:chance(0.1)) and m:shown(id) then
       outputs = outputs + 1
       assert(m.g:root("output", "y" .. outputs, id))
     end

@@ -59,7 +59,7 @@ static esper_status lay_round(es_frame *f, int64_t rows, int64_t each, bool *fit
 
 esper_status es_frame_cut(es_frame *f, bool *moved, es_error *err) {
   const es_rounds *leading = &f->kernel->leading;
-  int64_t rows = 1, least, bytes = f->round_bytes ? f->round_bytes : leading->bytes;
+  int64_t rows = 1, least, bytes = f->round_bytes > 0 ? f->round_bytes : leading->bytes;
   f->rounds = 1;
   for (int32_t n = 0; n < leading->count; n++)
     if (__builtin_mul_overflow(rows, f->symbols[leading->symbols[n]], &rows)) return ESPER_OK; /* of no bytes */

@@ -146,14 +146,17 @@ static int32_t deal_rounds(es_frame *f, es_pool *pool, int64_t rounds) {
   return first->step;
 }
 
-/* All rounds: -1, or the step that failed. A profile notes steps, so then nobody does rounds alone. */
+/* All rounds: -1, or the step that failed. A profile notes steps, so then nobody does rounds alone. Nor does the last round go on
+ * beside others when it does rows of the one before again: temporaries may lie in these rows of the outputs. */
 static int32_t all_rounds(es_frame *f, es_pool *pool) {
-  int64_t dealt = f->apart && !f->profile ? f->rounds - f->rounds % f->lanes : 0;
+  int64_t whole = f->rounds > 1 ? f->most / f->rows : 1, dealt = f->apart && !f->profile ? whole - whole % f->lanes : 0;
   int32_t failed = dealt ? deal_rounds(f, pool, dealt) : -1;
-  for (int64_t round = dealt; round < f->rounds && failed < 0; round += f->lanes) {
-    int32_t lanes = f->rounds - round < f->lanes ? (int32_t)(f->rounds - round) : f->lanes;
+  for (int64_t round = dealt; round < f->rounds && failed < 0;) {
+    int64_t rest = round < whole ? whole - round : 1;
+    int32_t lanes = rest < f->lanes ? (int32_t)rest : f->lanes;
     for (int32_t i = 0; i < lanes && f->rounds > 1; i++) es_frame_point(f, f->lanes > 1 ? f->lane[i]->p : f->p, i, round + i);
     failed = run_steps(f, pool, ES_PHASE_round, lanes);
+    round += lanes;
   }
   return failed;
 }
