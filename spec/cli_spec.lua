@@ -81,7 +81,7 @@ describe("command #process", function()
     assert.equal(reports[1].key, reports[2].key)
     assert.equal(files.read(files.path "object1"), files.read(files.path "object2"))
     local r = reports[1]
-    for _, field in ipairs { "name", "key", "status", "isa", "inputs", "outputs", "params", "flops", "bytes", "workspace_bytes", "ms", "certificate" } do
+    for _, field in ipairs { "name", "key", "status", "isa", "inputs", "outputs", "params", "flops", "bytes", "workspace_bytes", "rounds", "ms", "certificate" } do
       assert.truthy(r[field] ~= nil, field)
     end
     assert.truthy(r.inputs[1].name == "x" and r.inputs[1].dtype == "f32" and r.inputs[1].shape[3] == 16)

@@ -13,7 +13,7 @@ local DISPLACEMENTS = { 0, 1, -1, 2, 4, 8, 16, 32, 64, 96, 100, 127, 128, -128, 
   4064, 4096, 8128, 8192, -8192, -8256, 1000003, 2147483647, -2147483648 }
 local IMM8 = { 0, 1, 4, 8, 9, 17, 29, 78, 136, 216, 255 }
 local IMM32 = { 0, 1, -1, 5, 127, 128, -128, -129, 255, 4096, 2147483647, -2147483648 }
-local MEMORY = "[VXYERGMAB]"
+local MEMORY = "[VXERGMAB]"
 
 -- A number that walks through a list: every call the next one, so that lists meet in ever new combinations.
 local function walker(list)
@@ -83,7 +83,6 @@ local function fill_mask(ins, row)
   local mask = string.char(row.mask)
   if not ins.evex or mask == "-" then return end
   ins.mask = next_mask()
-  if mask == "g" and ins.mask == 0 then ins.mask = 3 end
   local stores = ins.mem_used and field(row, "place"):sub(1, 1) == "m"
   ins.zero = mask == "z" and ins.mask > 0 and ins.mask % 2 == 1 and not stores
 end
@@ -106,20 +105,9 @@ local function each_registers(row, ins, memory, visit)
   assign(1)
 end
 
-local function vsib_of(row) return field(row, "name"):match "gather" or field(row, "name"):match "scatter" end
-
--- A gather wants its registers apart.
-local function part(ins, row)
-  if not vsib_of(row) then return end
-  ins.mem.vsib = true
-  ins.mem.index = ins.evex and ({ 3, 12, 17, 30 })[#list % 4 + 1] or ({ 2, 7, 8, 15 })[#list % 4 + 1]
-  if ins.b == ins.a then ins.b = ins.a == 9 and 10 or 9 end
-end
-
 local function add_memory(row, ins, broadcast)
   ins.mem_used = true
   each_registers(row, ins, true, function(one)
-    local vsib = vsib_of(row)
     for _, base in ipairs(BASES) do
       for _ = 1, 3 do
         local ins2 = copy(one)
@@ -127,16 +115,14 @@ local function add_memory(row, ins, broadcast)
         ins2.mem.base, ins2.mem.index, ins2.mem.scale, ins2.mem.disp = base, next_index(), next_scale(), next_disp()
         if base == POOL then ins2.mem.index = NONE end
         if base == NONE and ins2.mem.index == NONE then ins2.mem.index = 10 end
-        part(ins2, row)
         fill_immediate(ins2, row)
         fill_mask(ins2, row)
-        if not (vsib and base == POOL) then keep(ins2, row) end
+        keep(ins2, row)
       end
     end
     for _, disp in ipairs(DISPLACEMENTS) do
       local ins2 = copy(one)
       ins2.broadcast, ins2.mem.base, ins2.mem.disp = broadcast, 2, disp
-      part(ins2, row)
       fill_immediate(ins2, row)
       fill_mask(ins2, row)
       keep(ins2, row)
@@ -222,7 +208,7 @@ end
 local function differences()
   local lines, mine, wrong = {}, {}, {}
   for i, ins in ipairs(list) do
-    lines[i] = (row_of[i]:match "^j.*rel32" and "{disp32} " or "") .. text_of(ins)
+    lines[i] = text_of(ins)
     mine[i] = encode(ins)
   end
   local theirs = assemble(lines)
@@ -243,7 +229,7 @@ describe("x86 encoder #process", function()
     local combos = {}
     for _, name in ipairs(row_of) do combos[name] = (combos[name] or 0) + 1 end
     for _, row in rows() do assert.is_true((combos[field(row, "name")] or 0) > 0, field(row, "name")) end
-    assert.is_true(#list > 150000, #list .. " combinations")
+    assert.is_true(#list > 100000, #list .. " combinations")
   end)
 
   it("encodes nothing that as would refuse, whatever it is given", function()
@@ -259,7 +245,7 @@ describe("x86 encoder #process", function()
         ins.imm, ins.k = random(0, 255), random(3) == 1 and random(0, 70) or random(-2 ^ 31, 2 ^ 31 - 1)
         ins.mem_used = random(2) == 1
         ins.mem.base, ins.mem.index, ins.mem.scale = random(-3, 16), math.max(-2, random(-20, 33)), 2 ^ random(0, 3) + (random(20) == 1 and 1 or 0)
-        ins.mem.disp, ins.mem.vsib = random(-300, 300), random(6) == 1
+        ins.mem.disp = random(-300, 300)
         native.text(C.es_x86_print, ins)
         if #encode(ins) > 0 then keep(ins, row) end
       end
@@ -314,7 +300,6 @@ describe("x86 encoder #process", function()
     refused("addps", {}, { base = 1, index = 4 })
     refused("addps", {}, { base = 1, index = 2, scale = 3 })
     refused("addps", {}, { base = POOL, index = 2 })
-    refused("addps", {}, { base = 1, index = 2, vsib = true })
     refused("movups_store", {})
     refused("movups_store", { evex = true, mask = 1, zero = true }, { base = 1 })
     refused("movups_load", { evex = true, broadcast = true }, { base = 1 })
@@ -327,16 +312,11 @@ describe("x86 encoder #process", function()
     refused("pslld", {}, { base = 1 })
     refused("movmskps", {}, { base = 1 })
     refused("blendvps", { imm = 16 })
-    refused("kgatherqps", { evex = true }, { base = 1, index = 2, vsib = true })
-    refused("kgatherqps", { evex = true, mask = 1 }, { base = 1, index = 1, vsib = true })
-    refused("kgatherqps", { evex = true, mask = 1 }, { base = 1, index = 2 })
-    refused("gatherqps", { b = 1 }, { base = 1, index = 2, vsib = true })
-    refused("gatherqps", { b = 2 }, { base = 1, index = 2, vsib = true })
     refused("add_i", { bytes = 8, k = 2147483648LL })
     refused("add_rr", { bytes = 16 })
     refused("add_rr", { bytes = 8 }, { base = 1 })
-    refused("shl_i", { bytes = 4, k = 32 })
-    refused("shl_i", { bytes = 8, k = -1 })
+    refused("sar_i", { bytes = 4, k = 32 })
+    refused("sar_i", { bytes = 8, k = -1 })
     refused("mov_ri64", { bytes = 4 })
     refused("push", { a = 16 })
     for _, op in ipairs { -1, count } do

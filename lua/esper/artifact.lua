@@ -273,11 +273,19 @@ local function slots_text(plan, kept)
   return table.concat(parts, " + ")
 end
 
---- What a plan says about itself, into the result: flops, bytes, workspace (text) and the number of steps.
+-- "batch, tokens from 131072 bytes on": how the plan is cut into rounds; "" when it never is.
+local function rounds_text(plan, D)
+  local rounds, symbols, names = C.es_plan_rounds(plan), D:symbols(), {}
+  for i = 1, rounds.count do names[i] = symbols[rounds.symbols[i - 1] + 1].name end
+  return #names > 0 and ("%s from %d bytes on"):format(table.concat(names, ", "), tonumber(rounds.bytes)) or ""
+end
+
+--- What a plan says about itself, into the result: flops, bytes, workspace, rounds (text) and the number of steps.
 function M.describe(r)
   local D = dims.wrap(C.es_dims_retain(C.es_plan_dims(r.plan)))
   r.flops, r.bytes = D:text(C.es_plan_flops(r.plan)), D:text(C.es_plan_bytes(r.plan))
   r.workspace, r.kept, r.kernels = slots_text(r.plan, false), slots_text(r.plan, true), C.es_plan_step_count(r.plan)
+  r.rounds = rounds_text(r.plan, D)
 end
 
 return M

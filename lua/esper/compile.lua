@@ -17,7 +17,9 @@
 --   result  kernel= plan=          es_kernel *, es_plan *, owned by the garbage collector
 --           graph=                 the graph before the passes; of a stored kernel, read from its record when asked for
 --           name= mode= dtype= isa= hyper= key= status="SUCCESS"|"CACHED"
---           flops= bytes= workspace= kept=   text over the dims; kept: while parameters are frozen     kernels=   number of steps
+--           flops= bytes= workspace= kept=   text over the dims; workspace: of all rows at once; kept: of frozen parameters
+--           rounds=                "batch from 131072 bytes on": along which dims, from what workspace on, there are rounds; or ""
+--           kernels=               number of steps
 --           unit= object=          C text and object code, likewise      certificate_text=   what the store held, or nil
 --           ms={ [stage] = milliseconds, total= }
 --           report= groups= naive= code= of a fresh compile only: what the passes did, the groups, what all

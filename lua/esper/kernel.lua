@@ -263,6 +263,8 @@ function Kernel:__tostring()
         row.init and "  " .. row.init or "")
     end
   end
+  local rounds = self.rounds ~= "" and "; in rounds over " .. self.rounds or ""
+  lines[#lines + 1] = ("  memory workspace %s bytes%s"):format(self.workspace, rounds)
   lines[#lines + 1] = "  key    " .. self.key
   local c = self.certificate
   lines[#lines + 1] = "  proved " .. (not c and "not yet" or c.passed and "yes" or "NO: " .. c.failure)

@@ -8,9 +8,9 @@
 --   parts.workspace(holder, kernel, symbols, pool) -> memory for its workspace
 --   part = { run = fn(reps, ns), once = its first run does more than those after, results = fn() -> tensors by name, free = fn() }
 -- Failures are thrown, as compile.lua's stages do: { message =, status = }.
--- A part has the steps that run at the side's sizes and no others, so it takes about a millisecond to compile. Every value that
--- groups store lies in a tensor here, as the whole kernel computes it, so a part runs on true data; results that it
--- writes there differ from those by rounding alone, or it loses.
+-- A part has the steps that run at the side's sizes (of one round: es_rounds in run/plan.h) and no others, so it takes about a
+-- millisecond to compile. Every value that groups store lies in a tensor here, as the whole kernel computes it, so a part runs
+-- on true data; results that it writes there differ from those by rounding alone, or it loses.
 local compile = require "esper.compile"
 local emit = require "esper.emit"
 local native = require "esper.native"
@@ -25,7 +25,7 @@ Parts.__index = Parts
 -- The steps of a group that run at these sizes, and what tells their work apart: their dims' values.
 function Parts:running(steps)
   local D, list, numbers = self.f.D, {}, {}
-  local all = assert(D:eval(self.side.values)) -- only now: recipes make dims
+  local all = assert(D:eval(self.values_of_round)) -- only now: recipes make dims
   local skipped = self.frozen and { fluid = true } or { pack = true, frozen = true }
   for _, step in ipairs(steps) do
     if not skipped[step.when] and all[step.tiles] > 0 then
@@ -67,7 +67,7 @@ function Parts:bound(n, steps, temps, code, all)
   for i = 0, self.leaves - 1 do data[i] = side.es_run.data[i] end
   for id, index in pairs(made.values) do data[index] = self:place(id, all).data end
   for _, id in ipairs(r.groups.groups[n].outputs) do outputs["output %" .. id] = self.values[id] end
-  run.symbols, run.data, run.seed, run.frozen, run.pool = side.es_run.symbols, data, side.es_run.seed, side.es_run.frozen, self.pool
+  run.symbols, run.data, run.seed, run.frozen, run.pool = self.symbols, data, side.es_run.seed, side.es_run.frozen, self.pool
   run.workspace = M.workspace(self, kernel, run.symbols, self.pool)
   local part = { keep = { side, data, self.pool, self.memory }, once = false }
   for _, step in ipairs(steps) do part.once = part.once or step.when == "pack" or step.when == "prepare" end
@@ -121,13 +121,25 @@ local function fill(self)
   return self
 end
 
+-- The sizes that the steps see: those of one round, where the kernel takes rounds.
+local function sizes_of_round(self)
+  local r, D = self.side.compiled, self.side.compiled.plan_dims
+  self.symbols, self.values_of_round = native.new("int64_t[?]", #D:symbols() + 1), {}
+  if C.es_kernel_round(r.kernel, self.side.es_run.symbols, self.symbols, fresh()) ~= 0 then
+    local _, message, status = failure()
+    error({ message = message, status = status }, 0)
+  end
+  for i, s in ipairs(D:symbols()) do self.values_of_round[s.name] = tonumber(self.symbols[i - 1]) end
+  return self
+end
+
 function M.new(side, pool)
   local r = side.compiled
   local leaves = 0
   for _, role in ipairs { "input", "param", "buffer" } do leaves = leaves + C.es_plan_role_count(r.plan, native.role[role]) end
-  return fill(setmetatable({ side = side, pool = pool, f = r.groups.facts, frozen = tonumber(side.es_run.frozen) ~= 0, leaves = leaves,
-    unit = emit.unit(r.groups.facts.graph, r.isa), -- one for all: blocks are built once
-    values = {}, list = {} }, Parts))
+  return fill(sizes_of_round(setmetatable({ side = side, pool = pool, f = r.groups.facts, leaves = leaves,
+    frozen = tonumber(side.es_run.frozen) ~= 0, unit = emit.unit(r.groups.facts.graph, r.isa), -- one for all: blocks are built once
+    values = {}, list = {} }, Parts)))
 end
 
 return M

@@ -298,7 +298,7 @@ function Planner:find_late(code, late)
 end
 
 -- Rounds where rows are apart. Every round reads all parameters again, which must not take long beside its work.
-function Planner:rounds(code)
+function Planner:rounds(code, naive)
   local f, parameters = self.f, 0
   local symbols, late = rows.leading(f)
   if not self:find_late(code, late) then symbols = {} end
@@ -309,7 +309,8 @@ function Planner:rounds(code)
     end
   end
   local rounds = native.new "es_rounds"
-  rounds.count, rounds.bytes = #symbols, tonumber(os.getenv "ROUND" or math.max(ROUND, math.floor(parameters / PASSES)))
+  rounds.count, rounds.bytes = #symbols, math.max(ROUND, math.floor(parameters / PASSES))
+  rounds.most = self.f.D:floordiv(naive, 2)
   for i, symbol in ipairs(symbols) do rounds.symbols[i - 1] = symbol end
   C.es_plan_rounds_set(self.plan, rounds)
 end
@@ -325,9 +326,9 @@ local function build(p, options)
     end
   end
   p:find_fixed()
-  p:rounds(options.code)
-  local list = p:lives(options.code)
   local naive = p:intermediates()
+  p:rounds(options.code, naive)
+  local list = p:lives(options.code)
   local slots = p:share(list)
   p:place(list)
   for n, code in ipairs(options.code) do

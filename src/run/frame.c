@@ -4,12 +4,6 @@
 #include "run/frame.h"
 #include <string.h>
 #include "base/random.h"
-#include "run/measure.h"
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#else
-#include <fenv.h>
-#endif
 
 bool es_block_reserve(es_block *block, int64_t bytes) {
   if (bytes <= block->room) return true;
@@ -209,8 +203,7 @@ static bool set_dimensions(es_frame *f) {
   return changed;
 }
 
-/* Sizes of values and slots, and places of slots, for these values of the dimensions. */
-static esper_status lay_out(es_frame *f, const int64_t *values, int64_t *bytes, bool *moved, es_error *err) {
+esper_status es_frame_lay_out(es_frame *f, const int64_t *values, int64_t *bytes, bool *moved, es_error *err) {
   const es_kernel *k = f->kernel;
   esper_status status = ESPER_OK;
   for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) status = size_value(f, values, i, &bytes[i], err);
@@ -222,82 +215,11 @@ static esper_status lay_out(es_frame *f, const int64_t *values, int64_t *bytes, 
   return status;
 }
 
-/* Rows of one round when they are cut evenly into so many rounds, or 0 when over a sixteenth of all rows would be done twice.
- * Many rows come in whole tiles of products. */
-enum { ROW_TILE = 128, TRIES = 64 };
-
-static int64_t rows_of_round(int64_t rows, int64_t rounds) {
-  int64_t each = (rows - 1) / rounds + 1;
-  if (each > ROW_TILE && rows % ROW_TILE == 0) each = (each + ROW_TILE - 1) / ROW_TILE * ROW_TILE;
-  return ((rows - 1) / each + 1) * each - rows <= rows / 16 ? each : 0;
-}
-
-static void round_symbols(const es_frame *f, int64_t each, int64_t *symbols) {
-  const es_rounds *leading = &f->kernel->leading;
-  memcpy(symbols, f->symbols, (size_t)f->kernel->symbol_count * sizeof *symbols);
-  for (int32_t n = 0; n < leading->count; n++) symbols[leading->symbols[n]] = n + 1 < leading->count ? 1 : each;
-}
-
-void es_frame_round(const es_frame *f, int64_t *symbols) {
-  if (f->rounds > 1) round_symbols(f, f->rows, symbols);
-  else memcpy(symbols, f->symbols, (size_t)f->kernel->symbol_count * sizeof *symbols);
-}
-
-/* The values of the dimensions in a round of `each` rows; false when a symbol may not be so small. */
-static bool round_values(es_frame *f, int64_t each) {
-  const es_rounds *leading = &f->kernel->leading;
-  const es_dims *dims = es_plan_dims(f->kernel->plan);
-  int64_t symbols[ES_SYMBOLS_MAX], min, max;
-  round_symbols(f, each, symbols);
-  for (int32_t n = 0; n < leading->count; n++) {
-    es_symbol_range(dims, leading->symbols[n], &min, &max);
-    if (symbols[leading->symbols[n]] < min || symbols[leading->symbols[n]] > max) return false;
-  }
-  return es_dims_eval(dims, symbols, f->part);
-}
-
-/* Lays everything out for rounds of `each` of `rows` rows; tells whether their pieces fit together. */
-static esper_status lay_round(es_frame *f, int64_t rows, int64_t each, bool *fit, bool *moved, es_error *err) {
-  const es_kernel *k = f->kernel;
-  f->rows = each;
-  f->most = rows;
-  f->rounds = (rows - 1) / each + 1;
-  *fit = true;
-  esper_status status = lay_out(f, f->part, f->part_bytes, moved, err);
-  for (int32_t i = 0; i < k->value_count && status == ESPER_OK; i++) {
-    bool moves = k->slot_of[i] < 0 && es_plan_has_rows(k->plan, es_plan_value_get(k->plan, k->data_of[i]));
-    f->advance[i] = moves ? f->bytes[k->data_of[i]] / rows : 0;
-    f->gathered[i] = k->pieces[i] ? f->part_bytes[i] : 0;
-    if (k->pieces[i] && (rows % each || f->rounds * f->part_bytes[i] != f->bytes[i])) *fit = false;
-  }
-  return status;
-}
-
-/* Chooses the rounds, and lays the workspace out once more for one of them where there are several. */
-static esper_status cut_rounds(es_frame *f, bool *moved, es_error *err) {
-  const es_rounds *leading = &f->kernel->leading;
-  int64_t rows = 1, least, bytes = f->round_bytes ? f->round_bytes : leading->bytes;
-  f->rounds = 1;
-  for (int32_t n = 0; n < leading->count; n++)
-    if (__builtin_mul_overflow(rows, f->symbols[leading->symbols[n]], &rows)) return ESPER_OK; /* of no bytes */
-  if (!leading->count || rows < 2 || f->workspace <= bytes) return ESPER_OK;
-  least = bytes && (f->workspace - 1) / bytes < rows ? (f->workspace - 1) / bytes + 1 : rows;
-  for (int64_t rounds = least; rounds < least + TRIES && rounds <= rows; rounds++) {
-    int64_t each = rows_of_round(rows, rounds);
-    if (!each || !round_values(f, each)) continue;
-    bool fit;
-    esper_status status = lay_round(f, rows, each, &fit, moved, err);
-    if (status != ESPER_OK || fit) return status;
-  }
-  f->rounds = 1;
-  return lay_out(f, f->values, f->bytes, moved, err);
-}
-
 /* What is kept stays from shape to shape only where neither its place nor what it was made with depends on the shape. */
 esper_status es_frame_layout(es_frame *f, es_error *err) {
   bool changed = false;
-  esper_status status = lay_out(f, f->values, f->bytes, &changed, err);
-  if (status == ESPER_OK) status = cut_rounds(f, &changed, err);
+  esper_status status = es_frame_lay_out(f, f->values, f->bytes, &changed, err);
+  if (status == ESPER_OK) status = es_frame_cut(f, &changed, err);
   if (status == ESPER_OK) changed = set_dimensions(f) || changed;
   if (status != ESPER_OK || changed) forget_kept(f);
   f->valid = status == ESPER_OK;
@@ -328,26 +250,15 @@ static esper_status place_kept(es_frame *f, es_error *err) {
   return ESPER_OK;
 }
 
-/* Threads that take rounds of their own: when there are two rounds at least for each. */
-static int32_t count_lanes(const es_frame *f, const es_pool *pool) {
-  int32_t threads = es_pool_threads(pool);
-  return threads <= ES_LANES && f->rounds / 2 >= threads ? threads : 1;
-}
-
-static int64_t lane_bytes(const es_frame *f) { return (f->workspace + ES_PAGE - 1) & -(int64_t)ES_PAGE; }
-
-int64_t es_frame_workspace(const es_frame *f, const es_pool *pool) {
-  return f->workspace + (count_lanes(f, pool) - 1) * lane_bytes(f);
-}
-
+/* The first lane has the operands of the steps themselves. */
 static esper_status make_lanes(es_frame *f, int32_t count, es_error *err) {
   f->lanes = 1;
   bool failed = false;
   for (int32_t i = 0; i < count && count > 1; i++) {
     if (f->lane[i]) continue;
     es_lane *lane = take(f->arena, 1, sizeof *lane, &failed);
-    char **p = take(f->arena, f->kernel->operand_count, sizeof *p, &failed);
-    if (failed) return es_fail(err, ESPER_ENOMEM, "kernel: no memory for %d threads", count);
+    char **p = i ? take(f->arena, f->kernel->operand_count, sizeof *p, &failed) : f->p;
+    if (failed) return es_fail(err, ESPER_ENOMEM, "kernel: no memory for %d rounds at a time", count);
     lane->p = p;
     atomic_flag_clear(&lane->taken);
     f->lane[i] = lane;
@@ -358,7 +269,7 @@ static esper_status make_lanes(es_frame *f, int32_t count, es_error *err) {
 
 esper_status es_frame_place(es_frame *f, void *workspace, const es_pool *pool, es_error *err) {
   esper_status status = place_kept(f, err);
-  if (status == ESPER_OK) status = make_lanes(f, count_lanes(f, pool), err);
+  if (status == ESPER_OK) status = make_lanes(f, es_frame_lanes(f, pool, &f->apart), err);
   if (status != ESPER_OK || f->workspace == 0)
     return status; /* no slots, or empty ones: their addresses are never used */
   if ((uintptr_t)workspace % ES_ALIGNMENT)
@@ -374,17 +285,6 @@ esper_status es_frame_place(es_frame *f, void *workspace, const es_pool *pool, e
   for (int32_t i = 0; i < f->kernel->slot_count; i++)
     if (!es_plan_slot_kept(f->kernel->plan, i)) f->slot[i] = (char *)workspace + f->slot_at[i];
   return ESPER_OK;
-}
-
-/* Operands of all steps, from this row on, in the workspace of that lane. */
-static void point(const es_frame *f, char **p, int32_t lane, int64_t row) {
-  const es_kernel *k = f->kernel;
-  int64_t over = lane * lane_bytes(f);
-  for (int32_t i = 0; i < k->operand_count; i++) {
-    int32_t value = k->operands[i], slot = k->slot_of[value];
-    bool own = slot >= 0 && !es_plan_slot_kept(k->plan, slot) && !es_plan_slot_gathers(k->plan, slot);
-    p[i] = (char *)f->base[value] + row * f->advance[value] + row / f->rows * f->gathered[value] + (own ? over : 0);
-  }
 }
 
 static void set_keys(es_frame *f, uint64_t seed, uint64_t step) {
@@ -415,159 +315,4 @@ esper_status es_frame_bind(es_frame *f, void *const *data, uint64_t seed, uint64
   for (int32_t i = 0; i < k->operand_count; i++) f->p[i] = f->base[k->operands[i]];
   if (k->stream_count && !(f->keyed && f->seed == seed && f->step == step)) set_keys(f, seed, step);
   return ESPER_OK;
-}
-
-/* --- run ------------------------------------------------------------------------------------ */
-
-/* Kernels run under the default floating-point environment (round to nearest, denormals kept, no
- * traps), so a result does not depend on the thread; what the thread had comes back afterwards. */
-#if defined(__SSE__)
-enum { MXCSR_DEFAULT = 0x1f80, MXCSR_FLAGS = 0x3f };
-typedef unsigned floats;
-static inline floats enter_floats(void) {
-  unsigned old = _mm_getcsr();
-  if ((old & ~(unsigned)MXCSR_FLAGS) != MXCSR_DEFAULT) _mm_setcsr(MXCSR_DEFAULT);
-  return old;
-}
-static inline void leave_floats(const floats *old) {
-  if ((*old & ~(unsigned)MXCSR_FLAGS) != MXCSR_DEFAULT) _mm_setcsr(*old);
-}
-#else
-typedef fenv_t floats;
-static inline floats enter_floats(void) {
-  fenv_t old;
-  feholdexcept(&old);
-  fesetenv(FE_DFL_ENV);
-  return old;
-}
-static inline void leave_floats(const floats *old) { fesetenv(old); }
-#endif
-
-static void run_tiles(void *user, int64_t lo, int64_t hi) {
-  const es_call *call = user;
-  floats saved = enter_floats();
-  call->fn(&call->args, lo, hi);
-  leave_floats(&saved);
-}
-
-/* A step between two readings of the clock and the counters. */
-static void run_noted(es_profile *profile, int32_t step, es_call *call, es_pool *pool) {
-  int64_t before[ES_COUNTS], now[ES_COUNTS], *sums = profile->counts + (int64_t)step * ES_COUNTS;
-  if (profile->counters) es_counters_read(profile->counters, before);
-  double from = es_measure_ns();
-  es_pool_run(pool, call->tiles, run_tiles, call);
-  profile->ns[step] += es_measure_ns() - from;
-  if (!profile->counters) return;
-  es_counters_read(profile->counters, now);
-  for (int32_t i = 0; i < ES_COUNTS; i++) sums[i] += now[i] - before[i];
-}
-
-static void note_nothing(es_profile *profile, int32_t steps) {
-  memset(profile->ns, 0, (size_t)steps * sizeof *profile->ns);
-  if (profile->counters) memset(profile->counts, 0, (size_t)steps * ES_COUNTS * sizeof *profile->counts);
-}
-
-/* Has the step work to do in this run? */
-static bool due(const es_frame *f, const es_call *call) {
-  bool made = f->frozen && call->token == f->frozen && call->made == call->tiles;
-  switch (call->when) {
-    case ES_WHEN_prepare: return !made;
-    case ES_WHEN_pack: return f->frozen && !made;
-    case ES_WHEN_frozen: return f->frozen != 0;
-    case ES_WHEN_fluid: return f->frozen == 0;
-    default: return true;
-  }
-}
-
-/* The steps of a phase, each by all threads: -1, or the one that failed. */
-static int32_t run_steps(es_frame *f, es_pool *pool, int phase) {
-  for (int32_t i = 0; i < f->kernel->step_count; i++) {
-    es_call *call = &f->calls[i];
-    if (call->tiles <= 0 || es_phase(call->when) != phase || !due(f, call)) continue;
-    if (f->at) *f->at = i;
-    if (f->profile) run_noted(f->profile, i, call, pool);
-    else es_pool_run(pool, call->tiles, run_tiles, call);
-    if (f->fault) return i;
-    call->token = f->frozen;
-    call->made = call->tiles;
-  }
-  return -1;
-}
-
-static int64_t first_row(const es_frame *f, int64_t round) {
-  int64_t row = round * f->rows;
-  return row < f->most - f->rows ? row : f->most - f->rows;
-}
-
-/* All steps of some rounds by this thread, in the lane that is free. */
-static void run_rounds(void *user, int64_t lo, int64_t hi) {
-  es_frame *f = user;
-  int32_t mine = 0;
-  while (atomic_flag_test_and_set_explicit(&f->lane[mine]->taken, memory_order_acquire)) mine = (mine + 1) % f->lanes;
-  es_lane *lane = f->lane[mine];
-  floats saved = enter_floats();
-  for (int64_t round = lo; round < hi && lane->step < 0; round++) {
-    point(f, lane->p, mine, first_row(f, round));
-    for (int32_t i = 0; i < f->kernel->step_count && lane->step < 0; i++) {
-      const es_call *call = &f->calls[i];
-      if (call->tiles <= 0 || es_phase(call->when) != ES_PHASE_round || !due(f, call)) continue;
-      es_args args = { lane->p + (call->args.p - f->p), call->args.d, call->args.key, &lane->fault };
-      call->fn(&args, 0, call->tiles);
-      if (!lane->fault) continue;
-      lane->step = i;
-      lane->round = round;
-    }
-  }
-  leave_floats(&saved);
-  atomic_flag_clear_explicit(&lane->taken, memory_order_release);
-}
-
-/* The first `rounds` rounds, dealt out to the threads: -1, or the step that failed in the first round that failed. */
-static int32_t deal_rounds(es_frame *f, es_pool *pool, int64_t rounds) {
-  for (int32_t i = 0; i < f->lanes; i++) f->lane[i]->step = -1, f->lane[i]->fault = 0;
-  es_pool_run(pool, rounds, run_rounds, f);
-  const es_lane *first = NULL;
-  for (int32_t i = 0; i < f->lanes; i++)
-    if (f->lane[i]->step >= 0 && (!first || f->lane[i]->round < first->round)) first = f->lane[i];
-  if (!first) return -1;
-  f->fault = first->fault;
-  return first->step;
-}
-
-/* A profile notes steps, so they then run one by one. */
-int32_t es_frame_steps(es_frame *f, es_pool *pool) {
-  f->fault = 0;
-  if (f->profile) note_nothing(f->profile, f->kernel->step_count);
-  if (f->rounds > 1 && !f->frozen) f->frozen = es_frozen_token(); /* what is packed serves all rounds of this run */
-  const bool *has = f->kernel->has;
-  int32_t failed = has[ES_PHASE_first] ? run_steps(f, pool, ES_PHASE_first) : -1;
-  int64_t dealt = f->lanes > 1 && !f->profile && failed < 0 ? f->rounds - f->rounds % f->lanes : 0;
-  if (dealt) failed = deal_rounds(f, pool, dealt);
-  for (int64_t round = dealt; round < f->rounds && failed < 0; round++) {
-    if (round > 0) point(f, f->p, 0, first_row(f, round));
-    failed = run_steps(f, pool, ES_PHASE_round);
-  }
-  if (failed >= 0 || !has[ES_PHASE_last]) return failed;
-  if (f->rounds > 1) point(f, f->p, 0, 0);
-  return run_steps(f, pool, ES_PHASE_last);
-}
-
-void es_frame_update(es_frame *f) {
-  const es_plan *plan = f->kernel->plan;
-  for (int32_t i = 0; i < es_plan_role_count(plan, ES_ROLE_update); i++) {
-    int32_t value = es_plan_role_get(plan, ES_ROLE_update, i);
-    int32_t buffer = es_plan_value_get(plan, value)->buffer;
-    if (f->bytes[value] > 0) memcpy(f->base[buffer], f->base[value], (size_t)f->bytes[value]);
-  }
-}
-
-esper_status es_frame_fault(const es_frame *f, int32_t step, int64_t fault, es_error *err) {
-  const es_step *s = es_plan_step_get(f->kernel->plan, step);
-  if (fault < 1 || fault > s->operand_count)
-    return es_fail(err, ESPER_EINTERNAL, "step %d (%s): fault word %lld names no operand", step,
-                   s->label, (long long)fault);
-  int32_t value = s->operands[fault - 1];
-  const es_value *v = es_plan_value_get(f->kernel->plan, value);
-  return es_fail(err, ESPER_EINDEX, "step %d (%s): an index in %s #%d \"%s\" is out of range", step,
-                 s->label, es_role_name(v->role), value, v->name);
 }

@@ -39,7 +39,7 @@ static inline int es_phase(int32_t when) {
   return when == ES_WHEN_last ? ES_PHASE_last : ES_PHASE_round;
 }
 
-typedef struct es_lane {   /* where a thread does whole rounds by itself: workspace and operands of its own */
+typedef struct es_lane {   /* where a round goes on beside others: operands of its own; the last four for those done by one thread */
   char **p;
   int64_t fault;
   int64_t round;           /* the first that failed here, and in which step */
@@ -57,7 +57,8 @@ typedef struct es_frame {
   int64_t *bytes;          /* per value */
   int64_t rounds, rows, most; /* how often the steps are done, over how many rows each time, of how many in all */
   int64_t *part, *part_bytes; /* values and bytes in one round, where there are several; */
-  int32_t lanes;           /* threads that take rounds; 1: all of them work on every step */
+  int32_t lanes;           /* rounds that go on at a time */
+  bool apart;              /* each in a thread of its own; else all threads share every step of them */
   es_lane *lane[ES_LANES]; /* made when first needed */
   const int64_t *going;    /* those values or the ones above: what the steps go by */
   int64_t *advance;        /* per value: bytes from row to row of what it lies in, 0 for slots, parameters, buffers */
@@ -125,6 +126,8 @@ void es_frame_give(es_kernel *kernel, es_frame *frame);
 /* The stages of a run, in order. Nothing happens in the first when the symbols are those of the last run. */
 esper_status es_frame_prepare(es_frame *frame, const int64_t *symbols, int64_t round_bytes, es_error *err);
 void es_frame_round(const es_frame *frame, int64_t *symbols); /* those of one round */
+/* Rounds that go on at a time on that pool; whether each is a thread's own. */
+int32_t es_frame_lanes(const es_frame *frame, const es_pool *pool, bool *apart);
 int64_t es_frame_workspace(const es_frame *frame, const es_pool *pool); /* bytes a run on the pool takes */
 esper_status es_frame_place(es_frame *frame, void *workspace, const es_pool *pool, es_error *err); /* NULL = the frame's own */
 esper_status es_frame_bind(es_frame *frame, void *const *data, uint64_t seed, uint64_t step, es_error *err);
@@ -132,6 +135,15 @@ int32_t es_frame_steps(es_frame *frame, es_pool *pool);       /* -1, or the step
 void es_frame_update(es_frame *frame);                        /* new values of buffers into the buffers */
 /* The failure that es_frame_steps met. */
 esper_status es_frame_fault(const es_frame *frame, int32_t step, int64_t fault, es_error *err);
+
+/* Operands of all steps for that round, in the workspace of that lane. */
+void es_frame_point(const es_frame *frame, char **p, int32_t lane, int64_t round);
+int64_t es_frame_row(const es_frame *frame, int64_t round); /* the first one of it */
+
+/* Sizes of values and slots, and places of slots, for these values of the dimensions; tells whether a kept slot moved. */
+esper_status es_frame_lay_out(es_frame *frame, const int64_t *values, int64_t *bytes, bool *moved, es_error *err);
+/* Chooses the rounds of a frame laid out for all rows, and lays it out once more for one of them where there are several. */
+esper_status es_frame_cut(es_frame *frame, bool *moved, es_error *err);
 
 /* Parts of prepare that solve.c needs apart: values of all handles; then sizes, layout, arguments. */
 esper_status es_frame_eval(es_frame *frame, const int64_t *symbols, es_error *err);

@@ -393,7 +393,8 @@ static esper_status check_rounds(const es_plan *plan, es_error *err) {
   bool sound = r->count >= 0 && r->count <= ES_LEADING_MAX && r->bytes >= 0;
   for (int32_t n = 0; sound && n < r->count; n++)
     sound = r->symbols[n] >= 0 && r->symbols[n] < es_symbol_count(plan->dims) && (n == 0 || r->symbols[n] != r->symbols[0]);
-  if (!sound) return es_fail(err, ESPER_EINTERNAL, "plan: its rounds go over no symbols");
+  if (r->count && !is_dim(plan, r->most)) sound = false;
+  if (!sound) return es_fail(err, ESPER_EINTERNAL, "plan: its rounds go over no symbols, or within no limit");
   for (int32_t i = 0; r->count && i < plan->value_count; i++) {
     const es_value *v = &plan->values[i];
     if (!fits_rounds(plan, v))
@@ -483,6 +484,7 @@ static void each_dim(es_plan *plan, void (*visit)(void *user, es_dim *place), vo
     for (int32_t k = 0; k < s->dim_count; k++) visit(user, &dims[k]);
   }
   for (int32_t i = 0; i < plan->size_count; i++) visit(user, &plan->sizes[i].bytes);
+  if (plan->rounds.count) visit(user, &plan->rounds.most);
   visit(user, &plan->flops);
   visit(user, &plan->bytes);
 }

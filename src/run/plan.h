@@ -66,12 +66,13 @@ typedef struct es_step {
  * fit together as pieces of all rows do, there is one round.
  * A run whose workspace would pass `bytes` takes rounds of fewer rows, cut by the shape alone; the last one may do rows of the
  * one before again. Where there are two for each thread, every thread takes rounds and does their steps alone; else all threads
- * share every step. */
+ * share every step of as many rounds as fit into `most` bytes. */
 enum { ES_LEADING_MAX = 2 };
 typedef struct es_rounds {
   int32_t count;           /* leading symbols; 0 = always all rows at once */
   int32_t symbols[ES_LEADING_MAX];
   int64_t bytes;
+  es_dim most;             /* bytes that rounds going on at a time may take together */
 } es_rounds;
 
 typedef struct es_plan es_plan;

@@ -3,7 +3,7 @@
  *
  * Format, little-endian: u32 magic, u32 version, u32 length + dims table, u32 slots, u8 kind[slots] (1 kept, 2 gathers),
  *   u32 sizes,  each: i32 slot, i32 bytes
- *   u32 leading, i32 symbols[leading], u64 bytes: the rounds
+ *   u32 leading, i32 symbols[leading], u64 bytes, i32 most: the rounds
  *   u32 values, each: u8 role, u8 dtype, u8 rank, u8 0, i32 slot, i32 buffer, i32 init,
  *                     u64 f0, u64 f1 (IEEE bits), i32 shape[rank], text name
  *   u32 steps,  each: text fn, text label, i32 tiles, u32 when, u32 n + i32 operands[n],
@@ -90,6 +90,7 @@ void es_plan_encode(const es_plan *plan, es_text *out) {
   const es_rounds *rounds = es_plan_rounds(plan);
   put_words(out, rounds->symbols, rounds->count);
   put(out, (uint64_t)rounds->bytes, 8);
+  put_u32(out, (uint32_t)(rounds->count ? rounds->most : 0));
   put_u32(out, (uint32_t)es_plan_value_count(plan));
   for (int32_t i = 0; i < es_plan_value_count(plan); i++)
     put_value(out, es_plan_value_get(plan, i));
@@ -222,6 +223,7 @@ static void get_rounds(reader *r, es_plan *plan) {
   if (rounds.count > ES_LEADING_MAX) stop(r, ESPER_ECORRUPT, "too many leading symbols");
   for (int32_t i = 0; r->status == ESPER_OK && i < rounds.count; i++) rounds.symbols[i] = get_i32(r);
   rounds.bytes = (int64_t)get(r, 8);
+  rounds.most = get_i32(r);
   if (r->status == ESPER_OK) es_plan_rounds_set(plan, &rounds);
 }
 

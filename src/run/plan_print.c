@@ -63,7 +63,11 @@ void es_plan_print(const es_plan *plan, es_text *out) {
   const es_rounds *rounds = es_plan_rounds(plan);
   for (int32_t i = 0; i < rounds->count; i++)
     es_text_add(out, "%s%s", i ? ", " : "rounds over ", es_symbol_name(dims, rounds->symbols[i]));
-  if (rounds->count) es_text_add(out, " from %lld bytes of workspace on\n", (long long)rounds->bytes);
+  if (rounds->count) {
+    es_text_add(out, " from %lld bytes of workspace on, at a time in ", (long long)rounds->bytes);
+    es_dim_print(dims, rounds->most, out);
+    es_text_add(out, " bytes\n");
+  }
   es_text_add(out, "steps\n");
   for (int32_t i = 0; i < es_plan_step_count(plan); i++) print_step(plan, i, out);
   if (!es_plan_finished(plan)) return;

@@ -37,7 +37,7 @@ static bool in(int32_t value, int32_t end) { return value >= 0 && value < end; }
 
 static bool check_register(const es_x86_ins *ins, char class, int32_t value) {
   switch (class) {
-    case 'v': case 'V': case 'B': case 'x': case 'X': case 'y': case 'Y': case 'h':
+    case 'v': case 'V': case 'B': case 'x': case 'X':
       return in(value, ins->evex ? 32 : 16);
     case 'k': return in(value, 8);
     case 'e': case 'E': case 'r': case 'R': case 'g': case 'G': return in(value, 16);
@@ -45,18 +45,15 @@ static bool check_register(const es_x86_ins *ins, char class, int32_t value) {
   }
 }
 
-static bool check_mem(const es_x86_row *row, const es_x86_ins *ins, char class) {
+static bool check_mem(const es_x86_ins *ins, char class) {
   const es_x86_mem *mem = &ins->mem;
-  bool gather = strncmp(row->name, "gather", 6) == 0 || row->mask == 'g';
-  if (!strchr("VXYERGMAB", class) || (class == 'B' && !ins->evex)) return false;
-  if (mem->vsib != gather || mem->base < ES_X86_POOL || mem->base > 15) return false;
+  if (!strchr("VXERGMAB", class) || (class == 'B' && !ins->evex)) return false;
+  if (mem->base < ES_X86_POOL || mem->base > 15) return false;
   if (mem->index != ES_X86_NONE) {
-    if (!in(mem->index, mem->vsib ? (ins->evex ? 32 : 16) : 16)) return false;
-    if (mem->index == ES_X86_RSP && !mem->vsib) return false;
+    if (!in(mem->index, 16) || mem->index == ES_X86_RSP) return false;
     if (mem->scale != 1 && mem->scale != 2 && mem->scale != 4 && mem->scale != 8) return false;
   }
-  if (mem->base < 0 && (mem->base == ES_X86_POOL) == (mem->index != ES_X86_NONE)) return false;
-  return !mem->vsib || mem->index != ES_X86_NONE;
+  return mem->base >= 0 || (mem->base == ES_X86_POOL) != (mem->index != ES_X86_NONE);
 }
 
 /* Finds the operands' places; false when one does not suit the row. */
@@ -66,7 +63,7 @@ static bool place(const es_x86_row *row, const es_x86_ins *ins, fields *at) {
     char where = row->place[i], class = row->operands[i];
     int32_t value = i == 0 ? ins->a : where == 'v' ? ins->b : ins->c;
     if (where == 'm' && ins->mem_used) {
-      if (!check_mem(row, ins, class)) return false;
+      if (!check_mem(ins, class)) return false;
       at->mem = &ins->mem;
       continue;
     }
@@ -79,25 +76,16 @@ static bool place(const es_x86_row *row, const es_x86_ins *ins, fields *at) {
   return ins->mem_used == (at->mem != NULL);
 }
 
-/* Register numbers a gather must keep apart, or the processor refuses it. */
-static bool distinct(const es_x86_ins *ins, const fields *at) {
-  if (!at->mem || !at->mem->vsib || !strchr("rv", rows[ins->op].place[0])) return true;
-  if (at->reg == at->mem->index) return false;
-  return ins->evex || (at->vvvv != at->reg && at->vvvv != at->mem->index);
-}
-
 static bool check_vector(const es_x86_row *row, const es_x86_ins *ins, const fields *at) {
   if (!*(ins->evex ? row->evex : row->vex)) return false;
   if (row->widths > L1) {
     bool one = ins->bytes == 16 || ins->bytes == 32 || (ins->bytes == 64 && ins->evex);
     if (!one || !(row->widths & ins->bytes)) return false;
   }
-  if (!distinct(ins, at)) return false;
   if (row->operands[0] && strchr(row->operands, 'w') && ins->imm > 15) return false;
   if (!ins->evex) return ins->mask == 0 && !ins->zero && !ins->broadcast;
   bool stores = at->mem && row->place[0] == 'm';
   if (!in(ins->mask, 8) || (ins->mask > 0 && row->mask == '-')) return false;
-  if (row->mask == 'g' && ins->mask == 0) return false;
   if (ins->zero && (ins->mask == 0 || row->mask != 'z' || stores)) return false;
   return !ins->broadcast || (at->mem && row->tuple == 'F');
 }
@@ -189,11 +177,10 @@ static void vex(writer *w, const es_x86_row *row, const es_x86_ins *ins, fields 
 
 static void evex(writer *w, const es_x86_row *row, const es_x86_ins *ins, const fields *at) {
   int32_t reg = at->reg, length = row->widths > L1 ? (ins->bytes == 64 ? 2 : ins->bytes == 32) : 0;
-  int32_t v4 = at->mem && at->mem->vsib ? high(at->mem->index, 4) : high(at->vvvv, 4);
   byte(w, 0x62);
   byte(w, !high(reg, 3) << 7 | !bit_x(at, true) << 6 | !bit_b(at) << 5 | !high(reg, 4) << 4 | row->map);
   byte(w, row->we << 7 | (~at->vvvv & 15) << 3 | 4 | row->pp);
-  byte(w, ins->zero << 7 | length << 5 | ins->broadcast << 4 | !v4 << 3 | ins->mask);
+  byte(w, ins->zero << 7 | length << 5 | ins->broadcast << 4 | !high(at->vvvv, 4) << 3 | ins->mask);
   byte(w, row->opcode);
 }
 
@@ -203,10 +190,8 @@ static int32_t disp_unit(const es_x86_row *row, const es_x86_ins *ins) {
   if (ins->broadcast) return row->we ? 8 : 4;
   switch (row->tuple) {
     case 'F': case 'M': return ins->bytes;
-    case 'Q': return ins->bytes / 4;
-    case 'Y': return 32;
     case 'X': return 16;
-    case '8': case '4': case '2': return row->tuple - '0';
+    case '8': case '4': return row->tuple - '0';
     default: return 1;
   }
 }

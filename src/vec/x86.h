@@ -33,9 +33,8 @@ const es_x86_row *es_x86_row_of(int32_t op); /* static; NULL past the last row *
 
 typedef struct es_x86_mem {
   int8_t base;   /* general register 0..15, ES_X86_NONE (with index only), or ES_X86_POOL (without): the block's constants */
-  int8_t index;  /* general register but rsp, or ES_X86_NONE; with vsib a vector register 0..31 */
+  int8_t index;  /* general register but rsp, or ES_X86_NONE */
   int8_t scale;  /* 1 2 4 8 */
-  bool vsib;     /* gathers and scatters */
   int32_t disp;  /* displacement, or offset in the constants */
 } es_x86_mem;
 

@@ -23,8 +23,6 @@ static void reg(const es_x86_ins *ins, char class, int32_t value, es_text *out) 
   switch (class) {
     case 'v': case 'V': case 'B': vector(value, ins->bytes, out); break;
     case 'x': case 'X': vector(value, 16, out); break;
-    case 'y': case 'Y': vector(value, 32, out); break;
-    case 'h': vector(value, ins->bytes / 2, out); break;
     case 'k': es_text_add(out, "k%d", value); break;
     case 'e': case 'E': general(value, 4, out); break;
     case 'g': case 'G': general(value, ins->bytes, out); break;
@@ -33,22 +31,19 @@ static void reg(const es_x86_ins *ins, char class, int32_t value, es_text *out) 
 }
 
 static int32_t mem_bytes(const es_x86_row *row, const es_x86_ins *ins, char class) {
-  if (class == 'A' || ins->mem.vsib) return 0;
+  if (class == 'A') return 0;
   if (row->general) return ins->bytes;
   if (ins->broadcast) return row->we ? 8 : 4;
   switch (row->tuple) {
     case 'F': case 'M': return ins->bytes;
-    case 'Q': return ins->bytes / 4;
-    case 'Y': return 32;
     case 'X': return 16;
-    case '8': case '4': case '2': return row->tuple - '0';
+    case '8': case '4': return row->tuple - '0';
     default: return 0;
   }
 }
 
 static const char *size_name(int32_t bytes) {
   switch (bytes) {
-    case 2: return "WORD";
     case 4: return "DWORD";
     case 8: return "QWORD";
     case 16: return "XMMWORD";
@@ -67,10 +62,7 @@ static void address(const es_x86_row *row, const es_x86_ins *ins, char class, es
   if (mem->base >= 0) general(mem->base, 8, out), plus = "+";
   if (mem->index != ES_X86_NONE && mem->base != ES_X86_POOL) {
     es_text_add(out, "%s", plus);
-    if (mem->vsib)
-      vector(mem->index, ins->bytes, out);
-    else
-      general(mem->index, 8, out);
+    general(mem->index, 8, out);
     es_text_add(out, "*%d", mem->scale);
     plus = "+";
   }
@@ -79,13 +71,8 @@ static void address(const es_x86_row *row, const es_x86_ins *ins, char class, es
 }
 
 static void immediate(const es_x86_row *row, const es_x86_ins *ins, char class, es_text *out) {
-  if (class == 'w') {
-    vector(ins->imm, ins->bytes, out);
-  } else if (row->immediate == 'j') { /* k counts from the end of 5 or 6 bytes */
-    es_text_add(out, ".%+" PRId64, ins->k + (row->map ? 6 : 5));
-  } else {
-    es_text_add(out, "%" PRId64, row->general ? ins->k : ins->imm);
-  }
+  if (class == 'w') vector(ins->imm, ins->bytes, out);
+  else es_text_add(out, "%" PRId64, row->general ? ins->k : ins->imm);
 }
 
 void es_x86_print(const es_x86_ins *ins, es_text *out) {

@@ -12,7 +12,8 @@ local function report(kernel)
   return { name = kernel.name, key = kernel.key, status = kernel.status, isa = kernel.isa, mode = kernel.mode, dtype = kernel.dtype,
     hyper = kernel.hyper, inputs = s.inputs, outputs = s.outputs, params = s.params, buffers = s.buffers,
     param_count = kernel:param_count(), flops = kernel.flops, bytes = kernel.bytes, workspace_bytes = kernel.workspace,
-    kept_bytes = kernel.kept, kernels = kernel.kernels, ms = kernel.ms, certificate = kernel.certificate or json.null }
+    rounds = kernel.rounds, kept_bytes = kernel.kept, kernels = kernel.kernels, ms = kernel.ms,
+    certificate = kernel.certificate or json.null }
 end
 
 return {
