@@ -32,7 +32,7 @@ local function describe(k, group)
   local q, key, v, mask = unpack(group.args[id])
   local a = { id = id, q = q, k = key, v = v, rank = rank, dtype = dtype, bytes = k:bytes(dtype), lanes = k:lanes(dtype),
     tokens = out[rank - 1], width = out[rank], depth = k.graph:shape(inputs[1])[rank], keys = k.graph:shape(inputs[2])[rank - 1],
-    lead = { unpack(out, 1, rank - 2) }, causal = k.graph:attr(id, "causal") == 1, stack = 0 }
+    lead = { unpack(out, 1, rank - 2) }, layout = group.layout, causal = k.graph:attr(id, "causal") == 1, stack = 0 }
   -- One vector of rows hides less of a causal tile in vain, two need half as many keys at once: 16 keys whose rows are whole
   -- pages apart would push each other out of L1.
   local step = D:value(key.strides[rank - 1])
@@ -192,13 +192,20 @@ local function each_piece(k, a, blocks, at)
   k:close()
 end
 
+-- Declares `start`, the tile's first element in what the group stores, and `raw`, where its rows go when the anchor is stored.
+local function results(k, a, queries)
+  k:line("const long start = %s;", a.layout and k:offset(nil, a.layout, queries)
+    or ("(head * %s + q0) * %s"):format(k:dim(a.tokens), k:dim(a.width)))
+  if k.stored then k:line("char *const raw = %s + start * %dL;", k:write(a.id), a.bytes) end
+end
+
 local function emit(k, group)
   local D, a = k.dims, describe(k, group)
-  local blocks, id = make_blocks(k, a), a.id
+  local blocks = make_blocks(k, a)
   local per_head = D:ceildiv(a.tokens, a.rows)
   a.tiles = D:mul(k:product(a.lead), per_head)
   k:step { tiles = a.tiles }
-  local R, out_row = D:const(a.rows), ("%s * %dL"):format(k:dim(a.width), a.bytes)
+  local R, out_row = D:const(a.rows), ("%s * %dL"):format(k:dim(a.layout and a.layout[a.rank - 1] or a.width), a.bytes)
   local places = { room(k, a, "s", D:const(a.piece * a.rows)), room(k, a, "state", D:const(3 * a.rows)) }
   local mask_rows = a.mask and (a.mask.line and 1 or a.rows)
   if a.mask then places[3] = room(k, a, "mt", D:const(a.piece * mask_rows)) end
@@ -213,11 +220,10 @@ local function emit(k, group)
     if a.causal then k:line("if (visible > q0 + rows) visible = q0 + rows;") end
     local at = k:unravel(a.lead, "head")
     if #a.lead == 0 then at = {} end
-    k:line("const long start = (head * %s + q0) * %s;", k:dim(a.tokens), k:dim(a.width))
-    if k.stored then k:line("char *const raw = %s + start * %dL;", k:write(id), a.bytes) end
-    k:call(blocks.begin, { ("%s * %dL"):format(k:dim(a.width), a.nv), "o", "state" })
     local queries = { unpack(at) }
     queries[a.rank - 1] = "q0"
+    results(k, a, queries)
+    k:call(blocks.begin, { ("%s * %dL"):format(k:dim(a.width), a.nv), "o", "state" })
     pack(k, a, blocks, "qt", D:value(a.q.strides[a.rank]) == 1, k:dim(a.depth), k:at(a.q, queries),
       ("%s * %dL"):format(k:dim(a.q.strides[a.rank - 1]), a.bytes), ("%s * %dL"):format(k:dim(a.q.strides[a.rank]), a.bytes))
     each_piece(k, a, blocks, at)

@@ -97,7 +97,7 @@ describe("grouping", function()
     assert.same(3, #shape)
   end)
 
-  it("reads heads of attention in place and copies only where they are merged", function()
+  it("reads heads of attention in place and stores them where they are merged", function()
     local result, shape = groups [[
       %0 = input "x" f32[b, 10, 24]
       %1 = slice %0 axis=2 start=[0] stop=[8] step=1 : f32[b, 10, 8]
@@ -107,11 +107,57 @@ describe("grouping", function()
       %5 = permute %4 perm=0,2,1,3 : f32[b, 10, 2, 4]
       %6 = reshape %5 shape=[b, 10, 8] : f32[b, 10, 8]
       output "y" %6 ]]
-    assert.same({ "attention:  | 4 |  -> 4", "pointwise:  |  | 5 -> 5" }, shape)
-    local D, strides = result.facts.D, {}
-    for i, d in ipairs(result.groups[1].args[4][1].strides) do strides[i] = D:text(d) end
-    assert.same({ "240", "4", "24", "1" }, strides)
-    assert.equal(5, result.alias[6])
+    assert.same({ "attention:  | 4 |  -> 4" }, shape)
+    local function texts(dims)
+      local out = {}
+      for i, d in ipairs(dims) do out[i] = result.facts.D:text(d) end
+      return out
+    end
+    assert.same({ "240", "4", "24", "1" }, texts(result.groups[1].args[4][1].strides))
+    assert.same({ "80", "4", "8", "1" }, texts(result.groups[1].layout))
+    assert.same({ 4, 4 }, { result.alias[5], result.alias[6] })
+  end)
+
+  it("copies what attention computed where others read it, or rows are torn apart", function()
+    local attention = [[
+      %0 = input "x" f32[b, 3, 5, 4]
+      %1 = sdpa %0 %0 %0 causal=1 scale=0 : f32[b, 3, 5, 4]
+      ]]
+    local merged = [[
+      %2 = permute %1 perm=0,2,1,3 : f32[b, 5, 3, 4]
+      %3 = reshape %2 shape=[b, 5, 12] : f32[b, 5, 12]
+      output "y" %3
+      ]]
+    local anchor, copy = "attention:  | 1 |  -> 1", "pointwise:  |  | 2 -> 2"
+    local function same(want, lines) assert.same(want, (select(2, groups(attention .. lines)))) end
+    same({ anchor }, merged)
+    same({ anchor, copy }, merged .. 'output "z" %1')
+    same({ anchor, copy, "reduce:  | 4 |  -> 4" },
+      merged .. '%4 = reduce_sum %1 axes=1,2,3 keepdim=0 : f32[b]\noutput "z" %4')
+    same({ anchor, copy },
+      '%2 = permute %1 perm=0,1,3,2 : f32[b, 3, 4, 5]\n%3 = reshape %2 shape=[b, 60] : f32[b, 60]\noutput "y" %3')
+    same({ "attention:  | 1 | 2 -> 2", "pointwise:  |  | 3 -> 3" }, [[
+      %2 = exp %1 : f32[b, 3, 5, 4]
+      %3 = permute %2 perm=0,2,1,3 : f32[b, 5, 3, 4]
+      output "y" %3 ]])
+  end)
+
+  it("fuses nothing behind attention that is stored in another order, though shapes agree", function()
+    local _, shape = groups [[
+      %0 = input "x" f32[b, 3, 3, 4]
+      %1 = sdpa %0 %0 %0 causal=1 scale=0 : f32[b, 3, 3, 4]
+      %2 = permute %1 perm=0,2,1,3 : f32[b, 3, 3, 4]
+      %3 = add %2 %0 : f32[b, 3, 3, 4]
+      output "y" %3 ]]
+    assert.same({ "attention:  | 1 |  -> 1", "pointwise:  |  | 3 -> 3" }, shape)
+  end)
+
+  it("copies no activation in self-attention", function()
+    for _, name in ipairs { "first/attn_std", "first/attn_split_qk", "transformer/attention", "transformer/flex_attention" } do
+      for _, g in ipairs(assert(compile.early(name, { mode = "eval" })).groups.groups) do
+        assert.is_true(g.kind ~= "pointwise", name .. " has a pass of its own that computes nothing")
+      end
+    end
   end)
 
   it("copies a root that is a view of a leaf, a second name of one value, or a constant", function()

@@ -6,29 +6,28 @@ local M = {}
 
 local function title(name, what) return ("==== %s (%s) ====\n"):format(name, what) end
 
+local function dims_text(D, dims)
+  local out = {}
+  for i, d in ipairs(dims) do out[i] = D:text(d) end
+  return table.concat(out, ", ")
+end
+
 local function arg_text(D, arg)
   if arg.node then return "%" .. arg.node end
   if arg.const then return ("%.9g"):format(arg.const) end
-  local strides = {}
-  for i, d in ipairs(arg.strides) do strides[i] = D:text(d) end
   local offset = D:value(arg.offset) == 0 and "" or D:text(arg.offset) .. " + "
-  return ("%%%d[%s(%s)]"):format(arg.base, offset, table.concat(strides, ", "))
-end
-
-local function shape_text(D, shape)
-  local out = {}
-  for i, d in ipairs(shape) do out[i] = D:text(d) end
-  return "[" .. table.concat(out, ", ") .. "]"
+  return ("%%%d[%s(%s)]"):format(arg.base, offset, dims_text(D, arg.strides))
 end
 
 local function group_text(f, n, group, out)
   local D, stored = f.D, {}
   for _, id in ipairs(group.outputs) do stored[id] = true end
-  out[#out + 1] = ("group %d %s %s\n"):format(n, group.kind, shape_text(D, group.space))
+  out[#out + 1] = ("group %d %s [%s]\n"):format(n, group.kind, dims_text(D, group.space))
   local function node(id, part)
     local args = {}
     for i, arg in ipairs(group.args[id]) do args[i] = arg_text(D, arg) end
-    out[#out + 1] = ("  %-8s %s%%%d = %s(%s)\n"):format(part, stored[id] and "store " or "", id, f.op[id],
+    local layout = id == group.anchor and group.layout and ("[(%s)]"):format(dims_text(D, group.layout)) or ""
+    out[#out + 1] = ("  %-8s %s%%%d%s = %s(%s)\n"):format(part, stored[id] and "store " or "", id, layout, f.op[id],
       table.concat(args, ", "))
   end
   for _, id in ipairs(group.prologue) do node(id, "before") end

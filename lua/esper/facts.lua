@@ -28,6 +28,9 @@ M.kind_of = {
   topk = "topk", topk_index = "topk", cross_entropy = "cross_entropy", concat = "concat",
 }
 
+-- Ops whose recipes store rows of the result wherever they are to lie.
+M.any_rows = { sdpa = true }
+
 local facts = {}
 facts.__index = facts
 

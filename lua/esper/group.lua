@@ -29,7 +29,8 @@ Builder.__index = Builder
 
 -- ---- reading ----
 
--- Operands of a node as { base=, direct= }: direct = the same element of a value with the node's own shape.
+-- Operands of a node as { base=, direct= }: direct = the same element of a value with the node's own shape. What is stored in
+-- the order of a permute is never that, so nothing is fused behind it.
 function Builder:operands(id)
   local found = self.reads[id]
   if found then return found end
@@ -37,7 +38,7 @@ function Builder:operands(id)
   found = {}
   local function add(at, shape_key)
     if not at.const then
-      local direct = at.whole and f.key[at.base] == f.key[id] and shape_key == f.key[id]
+      local direct = at.whole and not v.layout[at.base] and f.key[at.base] == f.key[id] and shape_key == f.key[id]
       found[#found + 1] = { base = at.base, direct = direct }
     end
   end

@@ -50,7 +50,7 @@ local function numeric(a, b) return a < b end
 function M.finish(b, group)
   local f = b.f
   local out = { kind = group.kind, anchor = group.anchor, prologue = group.prologue, epilogue = {}, outputs = {},
-    args = {} }
+    args = {}, layout = b.v.layout[group.anchor] }
   table.sort(group.nodes, numeric)
   for _, id in ipairs(group.nodes) do
     if id ~= group.anchor then out.epilogue[#out.epilogue + 1] = id end
@@ -85,6 +85,9 @@ function M.verify(result)
         local ok, why = check(id)
         if not ok then return nil, why end
       end
+    end
+    if group.layout and (#group.outputs ~= 1 or group.outputs[1] ~= group.anchor) then
+      return nil, ("group %d (%s) has a layout, but stores more than its anchor"):format(n, group.kind)
     end
     for _, id in ipairs(group.outputs) do
       if ready[id] then return nil, ("group %d stores %%%d a second time"):format(n, id) end

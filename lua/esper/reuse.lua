@@ -53,6 +53,7 @@ local function signature(f, group, fixed)
     end
   end
   for _, id in ipairs(group.outputs) do put("out" .. number[id]) end
+  if group.layout then put("layout " .. table.concat(group.layout, ",")) end
   return table.concat(parts, " "), ids, streams
 end
 

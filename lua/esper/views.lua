@@ -5,9 +5,10 @@
 --
 --   v = views.of(facts)
 --   v.at[id]      { base=, offset=dim, strides={dim...}, dtype=, whole=bool } or { const=number, dtype= }
---                 whole: exactly the base's elements, in their order (only the shape may differ)
+--                 whole: exactly the base's elements, in the order of memory (only the shape may differ)
 --   v.copies[id]  the same for a view node that must be copied into storage of its own (it is real; at[id] is itself)
 --   v.alias[id]   base whose bytes are exactly this node's: the whole views
+--   v.layout[id]  strides in which a real node is stored when these are not row-major: those of at[id], which is not whole then
 local facts = require "esper.facts"
 local M = {}
 
@@ -119,8 +120,8 @@ local function row_major(f, id)
   return strides
 end
 
-local function own(f, id)
-  return { base = id, offset = f.D:const(0), strides = row_major(f, id), dtype = f.dtype[id], whole = true }
+local function own(f, id, layout)
+  return { base = id, offset = f.D:const(0), strides = layout or row_major(f, id), dtype = f.dtype[id], whole = not layout }
 end
 
 -- Where node id's elements lie if it is not copied. A reshape of elements that no strides can order makes its input real.
@@ -134,7 +135,7 @@ local function through(f, v, id)
     from = v.at[input]
     offset, strides = move.reshape(f, id, from, f.shape[input])
   end
-  local whole = from.whole and f:numel(id) == f:numel(from.base) and offset == f.D:const(0)
+  local whole = f:numel(id) == f:numel(from.base) and offset == f.D:const(0)
     and is_contiguous(f.D, f.shape[id], strides, row_major(f, id))
   return { base = from.base, offset = offset, strides = strides, dtype = from.dtype, whole = whole }
 end
@@ -166,8 +167,30 @@ local function settle_roots(f, v)
   end
 end
 
+-- The strides of x under which a permute of it is row-major. nil when these are x's own, or tear its rows apart.
+local function order_of(f, permute, x)
+  local perm, rows, out = f.graph:attr(permute, "perm"), row_major(f, permute), {}
+  for i, stride in ipairs(rows) do out[perm[i] + 1] = stride end
+  if perm[#perm] + 1 ~= #perm or is_contiguous(f.D, f.shape[x], out, row_major(f, x)) then return nil end
+  return out
+end
+
+-- Nodes that are stored in the order of a permute, their only reader: { [id] = strides }. The permute is a whole view then.
+local function layouts(f)
+  local readers, out = {}, {}
+  for _, root in ipairs(f.roots) do readers[root.node] = 1 end
+  for id = 0, f.n - 1 do
+    for _, input in ipairs(f.live[id] and f.ins[id] or {}) do readers[input] = (readers[input] or 0) + 1 end
+  end
+  for id = 0, f.n - 1 do
+    local x = f.ins[id][1]
+    if f.live[id] and f.op[id] == "permute" and facts.any_rows[f.op[x]] and readers[x] == 1 then out[x] = order_of(f, id, x) end
+  end
+  return out
+end
+
 function M.of(f)
-  local v = { at = {}, copies = {}, alias = {} }
+  local v = { at = {}, copies = {}, alias = {}, layout = layouts(f) }
   for id = 0, f.n - 1 do
     if f.live[id] then
       local op = f.op[id]
@@ -177,7 +200,7 @@ function M.of(f)
         v.at[id] = through(f, v, id)
         if v.at[id].whole then v.alias[id] = v.at[id].base end
       else
-        v.at[id] = own(f, id)
+        v.at[id] = own(f, id, v.layout[id])
       end
     end
   end

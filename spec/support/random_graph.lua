@@ -326,7 +326,12 @@ function rules.sdpa(m)
     if m:chance(0.5) then inputs[4] = m:value(m:chance(0.5) and { t, s } or shape(t, s), "bool")
     else inputs[4] = m:value(m:chance(0.5) and { t, s } or shape(t, s)) end
   end
-  return m:add("sdpa", inputs, { causal = m:int(2) - 1, scale = m:chance(0.5) and 0 or 0.3 })
+  local y = m:add("sdpa", inputs, { causal = m:int(2) - 1, scale = m:chance(0.5) and 0 or 0.3 })
+  if not y or #lead == 0 or m:chance(0.5) then return y end
+  local perm = {} -- of all axes but the last, as heads are merged
+  for i = 1, #lead + 1 do table.insert(perm, m:int(i), i - 1) end
+  perm[#perm + 1] = #lead + 1
+  return m:add("permute", { y }, { perm = perm })
 end
 
 function rules.rope(m)

@@ -1,6 +1,7 @@
 --- Layout: moves pointwise work across permutes and reshapes so that fewer values are copied. After `cse`.
--- Everything is row-major and views are read through strides (views.lua); a copy is made only for a reshape of elements
--- that are not in order in memory. Two rules, both of them exact because the same operation meets the same elements:
+-- Values are row-major and views are read through strides, but for attention that is stored in a permute's order (views.lua);
+-- a copy is made only for a reshape of elements that are not in order in memory. Two rules, both of them exact because the
+-- same operation meets the same elements:
 --   hoist   f(view(x)) -> view(f(x))                f joins the group that computes x instead of a pass of its own
 --   sink    f(reshape(permute(x))) -> reshape(f(permute(x)))    the pass that f makes is the copy the reshape needs
 -- f has one input, or (sink) a second one of the same shape. Random ops stay: they count elements in row-major order.
