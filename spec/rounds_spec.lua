@@ -1,0 +1,86 @@
+-- Rounds (es_rounds, run/plan.h): rows done some at a time give what the oracle gives, the same bits on any number of threads.
+local bench = require "esper.bench"
+local compile = require "esper.compile"
+local draw = require "esper.draw"
+local graph_module = require "esper.graph"
+local kernel = require "esper.kernel"
+local native = require "esper.native"
+local random_graph = require "support.random_graph"
+local validate = require "esper.validate"
+local C = native.C
+
+local COUNT = math.min(150, tonumber(os.getenv "ESPER_SPEC_GRAPHS" or 2000))
+
+local function made_of(graph)
+  local function build() return graph, { name = "spec/rounds", mode = "eval", dtype = "f32", hyper = {} } end
+  return kernel.wrap(assert(compile.compile("spec/rounds", { build = build, mode = "eval" })))
+end
+
+-- Names of the leading symbols of a blueprint's kernel.
+local function leading(name)
+  local made = assert(compile.compile(name))
+  local rounds, names = C.es_plan_rounds(made.plan), {}
+  local symbols = made.graph:dims():symbols()
+  for i = 1, rounds.count do names[i] = symbols[rounds.symbols[i - 1] + 1].name end
+  return table.concat(names, " ")
+end
+
+-- What disagrees when the kernel runs on this draw in rounds from so many bytes on, with 1, 2 and 4 threads.
+local function disagreement(k, graph, values, data, oracle, round_bytes, pools)
+  local before
+  for _, threads in ipairs { 1, 2, 4 } do
+    local run, results, keep = validate.execution(k, values, data, 1, 3)
+    run.round_bytes, run.pool = round_bytes, pools[threads]
+    if C.es_kernel_run(k.kernel, run, native.fresh()) ~= 0 then return select(2, native.failure()), keep end
+    local why = validate.judge(graph, oracle, results, validate.new_sum(), "kernel")
+    local bits = {}
+    for name, t in pairs(results) do bits[#bits + 1] = name .. t:raw() end
+    table.sort(bits)
+    bits = table.concat(bits)
+    if why or before and bits ~= before then return why or threads .. " threads give other bits" end
+    before = bits
+  end
+end
+
+describe("rounds", function()
+  it("go over the leading axes that nothing mixes", function()
+    local wanted = { ["first/attn_std"] = "batch", ["first/attn_split_qk"] = "batch", ["first/router_top2"] = "batch tokens",
+      ["first/router_moe_aux"] = "batch tokens", ["first/mlp_gelu"] = "batch tokens", ["cnn/depthwise"] = "batch",
+      ["transformer/attention"] = "batch" }
+    for name, symbols in pairs(wanted) do assert.equal(symbols, leading(name), name) end
+  end)
+
+  it("are not taken where rows meet", function()
+    for what, body in pairs {
+      ["softmax over rows"] = "%1 = softmax %0 axis=0", ["a concatenation of rows"] = "%1 = concat %0 %0 axis=0",
+      ["a mean that rows read"] = "%1 = reduce_mean %0 axes=0 keepdim=1\n%2 = sub %0 %1",
+      ["rows in another place"] = "%1 = permute %0 perm=1,0", ["random numbers"] = "%1 = noise %0 std=1 stream=0",
+    } do
+      local graph = assert(graph_module.parse('graph "spec/rounds"\nsymbol n 0 100\n%0 = input "x" f32[n, 4]\n' .. body .. '\noutput "y" %' .. (body:find "%%2" and 2 or 1)))
+      assert.equal(0, C.es_plan_rounds(made_of(graph).plan).count, what)
+    end
+  end)
+
+  it("give what the oracle gives, and the same bits on any number of threads", function()
+    local pools, problems, with = { [2] = assert(bench.pool(2)), [4] = assert(bench.pool(4)) }, {}, 0
+    for seed = 1, COUNT do
+      local graph = random_graph.make(seed, nil, true)
+      local k = graph and made_of(graph)
+      local values, value
+      if k and C.es_plan_rounds(k.plan).count > 0 then values, value = draw.symbols(graph, 4 + seed % 9, seed) end
+      if values then
+        with = with + 1
+        local data = validate.leaves(graph, value, 4 + seed % 9, seed)
+        local oracle = assert(validate.evaluate(graph, validate.symbol_array(graph:dims(), values), data, 1, 3))
+        for _, bytes in ipairs { 1, 64 + seed } do
+          local why = disagreement(k, graph, values, data, oracle, bytes, pools)
+          if why then problems[#problems + 1] = ("seed %d, from %d bytes: %s"):format(seed, bytes, why) end
+        end
+      end
+      if seed % 64 == 0 then collectgarbage() end
+    end
+    print(("rounds 1 %d %d of them %d in rounds"):format(COUNT, #problems, with))
+    assert.same({}, problems)
+    assert.is_true(with > COUNT / 10)
+  end)
+end)
