@@ -46,9 +46,16 @@ function M.install(Exec)
     end
   end
 
+  function Exec:skip_loop(x)
+    self:skip(x[4])
+    self:skip(x[5])
+  end
+
   function Exec:body(x, outermost)
-    local s = self.space
-    for _, way in ipairs(self:ways(x[3], true)) do
+    local s, ways = self.space, self:ways(x[3], true)
+    local function step() return self:exec(x[4]) end
+    if #ways == 0 then self:skip_loop(x) end
+    for _, way in ipairs(ways) do
       s:open()
       for _, p in ipairs(way) do s:suppose(p) end
       for _, p in ipairs(way) do s:met(p) end
@@ -57,7 +64,7 @@ function M.install(Exec)
       self.env = setmetatable({}, { __index = outer })
       local closed = self.closed
       self.closed = 0
-      if not s.absurd then self:exec(x[5]) end
+      if s.absurd then self:skip_loop(x) else self:exec(x[5], step) end
       self.closed = closed
       self.env = outer
       s:close()

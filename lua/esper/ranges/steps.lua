@@ -3,6 +3,7 @@
 --
 -- A step runs for tiles lo .. hi - 1, 0 <= lo < hi <= tiles. An if is read once per way through it; what its ways leave
 -- different becomes a choice, unless the if chooses how the rest is done: then the rest is read once per way too.
+-- Invariant: every statement is read, or an if or a loop around it was found never to lead there; others count as not proved.
 
 require("jit").off(true, true) -- see poly.lua
 local access = require "esper.ranges.access"
@@ -34,18 +35,26 @@ function Exec:idle(x)
   return next(names) == nil
 end
 
---- Executes a statement; "left" when a break or continue ends this way through the loop body.
+--- Executes a statement and then what follows it (rest, a function, where that is known); "left" when that is done with: a break or
+-- continue ended this way through the loop body, or every way was followed to the end.
 function Exec:exec(x, rest)
   local f = run[x[1]] or error("C text: no meaning for statement " .. x[1], 0)
-  local left = not self:idle(x) and f(self, x, rest) or nil
-  if rest and x[1] ~= "block" and left ~= "left" then return rest() end
-  return left
+  if self.exploring == 0 then self.read[x] = "read" end
+  if self:idle(x) then return rest and rest() end
+  if x[1] == "block" or x[1] == "if" then return f(self, x, rest) end
+  return f(self, x) or rest and rest()
+end
+
+--- Notes that statement x never runs here.
+function Exec:skip(x)
+  self.read[x] = self.read[x] or "skipped"
+  return "left"
 end
 
 -- Is this an if whose ways are better followed to the end of the loop body than joined? One that chooses how the rest is done: it
 -- touches no memory, and asks a flag or for several things at once, or sets several variables.
 function Exec:chooses(x)
-  if x[1] ~= "if" or self.exploring > 0 or self.closed > 0 or self.forks >= FORKS then return false end
+  if self.exploring > 0 or self.closed > 0 or self.forks >= FORKS then return false end
   local names, count = {}, 0
   if trees.has(x, TOUCHING) or trees.has(x[2], { ["||"] = true }) then return false end
   trees.assigned(self, x, names)
@@ -58,11 +67,13 @@ function Exec:fork(x, rest)
   local s, outer = self.space, self.env
   self.forks = self.forks + 1
   for i, truth in ipairs { true, false } do
-    for _, way in ipairs(self:ways(x[2], truth)) do
+    local ways = self:ways(x[2], truth)
+    if #ways == 0 then self:skip(x[2 + i]) end
+    for _, way in ipairs(ways) do
       s:open()
       for _, p in ipairs(way) do s:suppose(p) end
       self.env = setmetatable({}, { __index = outer })
-      if not s.absurd then self:exec(x[2 + i], rest) end
+      if s.absurd then self:skip(x[2 + i]) else self:exec(x[2 + i], rest) end
       self.env = outer
       s:close()
     end
@@ -71,17 +82,13 @@ function Exec:fork(x, rest)
   return "left"
 end
 
--- rest: what follows the block, where that is known.
 function run.block(self, x, rest)
-  for i, statement in ipairs(x[2]) do
-    local function following()
-      local after = { "block", { unpack(x[2], i + 1) } }
-      return self:exec(after, rest)
-    end
-    if self:chooses(statement) then return self:fork(statement, following) end
-    if self:exec(statement) == "left" then return "left" end
+  local function from(i)
+    local statement = x[2][i]
+    if not statement then return rest and rest() end
+    return self:exec(statement, function() return from(i + 1) end)
   end
-  return rest and rest()
+  return from(1)
 end
 
 run["do"] = function(self, x) self:eval(x[2]) end
@@ -114,7 +121,7 @@ function Exec:way(facts, body, states)
   for _, p in ipairs(facts) do s:suppose(p) end
   self.env = setmetatable({}, { __index = outer })
   self.closed = self.closed + 1
-  local left = s.absurd and "left" or self:exec(body)
+  local left = s.absurd and self:skip(body) or self:exec(body)
   self.closed = self.closed - 1
   if not left then states[#states + 1] = { facts = s:since(mark), env = self.env } end
   s:close()
@@ -144,14 +151,15 @@ function Exec:join(states)
   end
 end
 
-run["if"] = function(self, x)
+run["if"] = function(self, x, rest)
+  if self:chooses(x) then return self:fork(x, rest) end
   local yes, no = self:ways(x[2], true), self:ways(x[2], false)
-  if #no == 0 then return self:exec(x[3]) end
-  if #yes == 0 then return self:exec(x[4]) end
+  if #no == 0 then self:skip(x[4]) return self:exec(x[3], rest) end
+  if #yes == 0 then self:skip(x[3]) return self:exec(x[4], rest) end
   local states = {}
   for _, way in ipairs(yes) do self:way(way, x[3], states) end
   for _, way in ipairs(no) do self:way(way, x[4], states) end
-  return self:join(states)
+  return self:join(states) or rest and rest()
 end
 
 run["for"] = Exec.loop
@@ -169,7 +177,7 @@ end
 function M.read(options)
   local s = options.space
   local exec = setmetatable({ space = s, programs = options.programs, options = options, env = {}, arrays = {}, buffers = {},
-    places = {}, sites = {}, order = {}, calls = {}, kept = {}, level = 0, exploring = 0, closed = 0, forks = 0, failed = 0 }, Exec)
+    places = {}, sites = {}, order = {}, calls = {}, read = {}, kept = {}, level = 0, exploring = 0, closed = 0, forks = 0, failed = 0 }, Exec)
   s:open()
   s.limit = s.total + STEPS
   local first, last = s:atom(0), s:atom(0)
@@ -186,6 +194,9 @@ function M.read(options)
   if not ok then return nil, why end
   local out = {}
   for i, site in ipairs(exec.order) do out[i] = exec.sites[site] end
+  for _ = 1, trees.unread(options.tree, exec.read) do
+    out[#out + 1] = { status = "unproved", detail = { text = "C text that was not read" } }
+  end
   return out
 end
 

@@ -39,4 +39,15 @@ function M.leaves(x)
   return false
 end
 
+local PARTS = { ["if"] = { 3, 4 }, ["for"] = { 2, 4, 5 } } -- statements inside of statements
+
+--- How many statements of the tree are neither read nor skipped, by the notes of an executor.
+function M.unread(x, notes)
+  if notes[x] ~= "read" then return notes[x] and 0 or 1 end
+  local n = 0
+  for _, part in ipairs(x[1] == "block" and x[2] or {}) do n = n + M.unread(part, notes) end
+  for _, i in ipairs(PARTS[x[1]] or {}) do n = n + M.unread(x[i], notes) end
+  return n
+end
+
 return M
