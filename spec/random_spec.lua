@@ -1,4 +1,5 @@
 -- Random valid graphs agree with the oracle and libtorch; broken ones are refused with a typed error.
+local broken_graph = require "support.broken_graph"
 local graph_module = require "esper.graph"
 local judge = require "support.judge"
 local native = require "esper.native"
@@ -39,7 +40,7 @@ describe("random graphs", function()
   it(("refuse %d broken texts, each with a typed error"):format(COUNT), function()
     local accepted, done = {}, 0
     for seed = FIRST, FIRST + COUNT * 2 do
-      local text = random_graph.broken(seed)
+      local text = broken_graph.text(seed)
       if text then
         done = done + 1
         local graph, message, status = graph_module.parse(text)

@@ -201,6 +201,21 @@ describe("range proof #process", function() -- Lua alone, and minutes under a sa
     end)
   end
 
+  it("reads what follows an if that is always true and chooses how the rest is done", function()
+    local body = [[{ const long m = a->d[0]; const long n = a->d[1]; char *const p0 = a->p[0]; float sum;
+      for (long t = lo; t < hi; t++) {
+        if (t >= 0L) { long x = 0L; long y = 0L; if (m < n) { x = 1L; y = 1L; } }
+        sum = ((float *)p0)[%s]; } }]]
+    assert.equal("proved", verdict(body:format "t", "m + 1", "m + 1"))
+    assert.not_equal("proved", verdict(body:format "t + 1L", "m + 1", "m + 1"))
+  end)
+
+  it("counts every access of a kernel, whether or not its ways are all followed", function()
+    -- its rows take one of many ways to the end: where some are not read there are 176 of some 620
+    local made = compiled("cnn/conv_heavy", "eval")
+    assert.is_true(all(ranges.prove(made, compile.programs(made))) >= 600)
+  end)
+
   it("refuses blocks whose code is not in the unit", function()
     local made = compiled("transformer/norm", "eval")
     local programs = compile.programs(made)

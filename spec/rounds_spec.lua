@@ -61,6 +61,31 @@ describe("rounds", function()
     end
   end)
 
+  it("end with EINDEX where an index is out of range in one of them, whoever does it", function()
+    local graph = assert(graph_module.parse('graph "spec/rounds"\nsymbol n 0 100\n%0 = input "i" i64[n]\n%1 = input "w" f32[5, 8]\n'
+      .. '%2 = input "v" f32[2, 8]\n%3 = embedding %1 %0\n%4 = linear %3 %2\noutput "y" %4'))
+    local k, values = made_of(graph), { n = 64 }
+    assert.equal(1, C.es_plan_rounds(k.plan).count)
+    for _, threads in ipairs { 1, 2, 4 } do
+      for _, bad in ipairs { -1, 0, 37, 63 } do
+        local data = validate.leaves(graph, assert(draw.evaluate(graph, values)), 1, 1)
+        for i = 0, 63 do data.i.tensor.data[i] = i == bad and 5 or i % 5 end
+        local run, _, keep = validate.execution(k, values, data, 1, 3)
+        run.round_bytes, run.pool = 1, threads > 1 and assert(bench.pool(threads)) or nil
+        local status = C.es_kernel_run(k.kernel, run, native.fresh())
+        assert.equal(bad >= 0 and native.status.EINDEX or 0, tonumber(status), keep and bad)
+      end
+    end
+  end)
+
+  it("of another size are refused in a workspace of the caller's", function()
+    local graph = assert(graph_module.parse 'graph "spec/rounds"\n%0 = input "x" f32[4]\n%1 = exp %0\noutput "y" %1')
+    local k, room = made_of(graph), native.new "char[64]"
+    local run, _, keep = validate.execution(k, {}, validate.leaves(graph, assert(draw.evaluate(graph, {})), 1, 1), 1, 3)
+    run.workspace, run.round_bytes = room, 1
+    assert.equal(native.status.EARG, tonumber(C.es_kernel_run(k.kernel, run, native.fresh())), keep and "")
+  end)
+
   it("give what the oracle gives, and the same bits on any number of threads", function()
     local pools, problems, with = { [2] = assert(bench.pool(2)), [4] = assert(bench.pool(4)) }, {}, 0
     for seed = 1, COUNT do

@@ -1,7 +1,6 @@
 -- Random valid graphs over every op: ranks 0 to 5, symbolic dimensions, odd sizes. Pure function of the seed.
 --   local graph, used = random_graph.make(seed)     used[op] = times
 --   random_graph.make(seed, dtype, true)            symbols only where rows lie, in front: most can be done in rounds
--- And broken ones: random_graph.broken(seed) -> text of a graph with one planted mistake.
 local graph_module = require "esper.graph"
 local native = require "esper.native"
 
@@ -422,32 +421,6 @@ function M.make(seed, dtype, rows)
   end
   if outputs == 0 then return nil, m.refused end
   return assert(m.g:canonical()), m.used, m.refused
-end
-
--- ---- broken graphs: one mistake planted in the text of a valid one ----
-
-local breaks = {
-  function(t) return (t:gsub("(%%%d+) : ", "%%99999 : ", 1)) end,                -- no such input
-  function(t) return (t:gsub(" = ([%l_]+)( %%)", " = %1x%2", 1)) end,            -- unknown op
-  function(t) return (t:gsub("f32%[", "f31[", 1)) end,                           -- unknown dtype
-  function(t) return (t:gsub(": f(%d+)%[([^%]]*)%]", ": f%1[%2, 3]", 1)) end,    -- wrong shape
-  function(t) return (t:gsub("%d+%]", "-5]", 1)) end,                            -- negative extent
-  function(t) return (t:gsub("%d+%]", "99999999999999999999]", 1)) end,          -- overflow
-  function(t) return (t:gsub("output \"y1\"[^\n]*", "output \"y1\" %%99999", 1)) end,
-  function(t) return (t:gsub("output \"y1\"", "output \"y 1\"", 1)) end,         -- bad name
-  function(t) return t:sub(1, math.floor(#t / 2)) .. "\n%" end,                  -- cut short inside a line
-  function(t) return (t:gsub("\n", "\n%%0 = input \"x1\" f32[3]\n", 1)) end,     -- numbering, duplicate name
-  function(t) return t .. "nonsense\n" end,
-  function(t) return (t:gsub("=(%d)", "=q%1", 1)) end,                           -- malformed attribute
-}
-function M.broken(seed)
-  local graph = M.make(seed)
-  if not graph then return nil end
-  local text = graph:text(false)
-  for i = 0, #breaks - 1 do
-    local changed = breaks[(seed + i) % #breaks + 1](text)
-    if changed ~= text then return changed, text end
-  end
 end
 
 return M

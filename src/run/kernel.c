@@ -135,6 +135,8 @@ esper_status es_kernel_round(es_kernel *kernel, const int64_t *symbols, int64_t 
 }
 
 static esper_status run_frame(es_frame *frame, const es_run *run, es_error *err) {
+  if (run->workspace && run->round_bytes)
+    return es_fail(err, ESPER_EARG, "run: a workspace is given for the plan's own rounds, not for those of round_bytes");
   esper_status status = es_frame_prepare(frame, run->symbols, run->round_bytes, err);
   if (status == ESPER_OK) status = es_frame_place(frame, run->workspace, run->pool, err);
   if (status == ESPER_OK) status = es_frame_bind(frame, run->data, run->seed, run->step, err);

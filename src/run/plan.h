@@ -145,10 +145,10 @@ void es_kernel_pool_set(es_kernel *kernel, es_pool *pool);
  * plan does not use and no input tells is set to the least value of its range. symbols: es_symbol_count values. */
 esper_status es_kernel_solve(es_kernel *kernel, const int32_t *ranks, const int64_t *shapes,
                              int64_t *symbols, es_error *err);
-/* What a run on that pool (NULL: the calling thread alone) takes. */
+/* What a run on that pool (NULL: the calling thread alone) takes, of round_bytes 0. */
+esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, const es_pool *pool, int64_t *bytes, es_error *err);
 /* Symbols of one round of such a run: what its steps see. */
 esper_status es_kernel_round(es_kernel *kernel, const int64_t *symbols, int64_t *round, es_error *err);
-esper_status es_kernel_workspace(es_kernel *kernel, const int64_t *symbols, const es_pool *pool, int64_t *bytes, es_error *err);
 
 typedef struct es_run {    /* one execution */
   const int64_t *symbols;  /* values of the plan's symbols */
@@ -156,7 +156,8 @@ typedef struct es_run {    /* one execution */
   uint64_t seed, step;     /* of the random ops */
   uint64_t frozen;         /* 0, or a token of es_frozen_token: parameters and buffers hold what they did in every run of it */
   void *workspace;         /* NULL = taken from the kernel's own frames; else es_kernel_workspace bytes for the pool, 64-byte aligned */
-  int64_t round_bytes;     /* workspace from which rounds are taken; 0 = the plan's. For certificates: to see rounds at any size */
+  int64_t round_bytes;     /* workspace from which rounds are taken; 0 = the plan's. For certificates: to see rounds at any size. Not
+                            * with a workspace of the caller's (EARG) */
   es_pool *pool;           /* NULL = calling thread only */
   struct es_profile *profile; /* NULL, or what to note per step (run/measure.h) */
 } es_run;

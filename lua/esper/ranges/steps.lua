@@ -177,7 +177,8 @@ end
 function M.read(options)
   local s = options.space
   local exec = setmetatable({ space = s, programs = options.programs, options = options, env = {}, arrays = {}, buffers = {},
-    places = {}, sites = {}, order = {}, calls = {}, read = {}, kept = {}, level = 0, exploring = 0, closed = 0, forks = 0, failed = 0 }, Exec)
+    places = {}, sites = {}, order = {}, calls = {}, read = {}, kept = {}, level = 0, exploring = 0, closed = 0, forks = 0,
+    failed = 0 }, Exec)
   s:open()
   s.limit = s.total + STEPS
   local first, last = s:atom(0), s:atom(0)
