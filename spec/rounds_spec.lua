@@ -61,6 +61,46 @@ describe("rounds", function()
     end
   end)
 
+  -- Every row count of the list from several sizes on: the oracle's results, and the same bits on 1, 2 and 4 threads.
+  local function hold(text, counts, sizes)
+    local graph = assert(graph_module.parse('graph "spec/rounds"\nsymbol n 0 2000\n' .. text))
+    local k, pools = made_of(graph), { [2] = assert(bench.pool(2)), [4] = assert(bench.pool(4)) }
+    assert.equal(1, C.es_plan_rounds(k.plan).count)
+    for _, n in ipairs(counts) do
+      local data = validate.leaves(graph, assert(draw.evaluate(graph, { n = n })), 1, 1)
+      local oracle = assert(validate.evaluate(graph, validate.symbol_array(graph:dims(), { n = n }), data, 1, 3))
+      for _, bytes in ipairs(sizes) do
+        assert.is_nil(disagreement(k, graph, { n = n }, data, oracle, bytes, pools), n .. " rows from " .. bytes .. " bytes on")
+      end
+    end
+    return k
+  end
+
+  it("gather what is made of all rows, or are not taken where their pieces do not fit", function()
+    local k = hold('%0 = input "x" f32[n, 256]\n%1 = input "w" f32[256, 256]\n%2 = linear %0 %1\n%3 = softmax %2 axis=1\n'
+      .. '%4 = reduce_mean %3 axes=0\n%5 = topk %2 k=2 axis=1\noutput "usage" %4\noutput "best" %5', { 7, 64, 100, 512, 520 }, { 1, 70000, 300000 })
+    local last = 0
+    for i = 0, C.es_plan_step_count(k.plan) - 1 do
+      if C.es_plan_step_get(k.plan, i).when == native.when.last then last = last + 1 end
+    end
+    assert.equal(1, last)
+    local symbols, round = native.new("int64_t[1]", { 512 }), native.new "int64_t[1]"
+    assert.equal(0, tonumber(C.es_kernel_round(k.kernel, symbols, round, native.fresh())))
+    assert.is_true(round[0] < 512 and round[0] % 64 == 0, tostring(round[0]))
+  end)
+
+  it("overlap without harm to what lies in outputs", function()
+    local text = { '%0 = input "x" f32[n, 256]', '%1 = input "w" f32[256, 256]' }
+    for i = 1, 4 do
+      text[#text + 1] = ("%%%d = linear %%%d %%1"):format(2 * i, i == 1 and 0 or 2 * i - 1)
+      text[#text + 1] = ("%%%d = softmax %%%d axis=1"):format(2 * i + 1, 2 * i)
+    end
+    text[#text + 1] = 'output "y" %9'
+    local sizes = {}
+    for i = 1, 20 do sizes[i] = 2048 end
+    hold(table.concat(text, "\n"), { 33, 49 }, sizes)
+  end)
+
   it("end with EINDEX where an index is out of range in one of them, whoever does it", function()
     local graph = assert(graph_module.parse('graph "spec/rounds"\nsymbol n 0 100\n%0 = input "i" i64[n]\n%1 = input "w" f32[5, 8]\n'
       .. '%2 = input "v" f32[2, 8]\n%3 = embedding %1 %0\n%4 = linear %3 %2\noutput "y" %4'))

@@ -65,8 +65,9 @@ esper_status es_frame_cut(es_frame *f, bool *moved, es_error *err) {
     if (__builtin_mul_overflow(rows, f->symbols[leading->symbols[n]], &rows)) return ESPER_OK; /* of no bytes */
   if (!leading->count || rows < 2 || f->workspace <= bytes) return ESPER_OK;
   least = bytes && (f->workspace - 1) / bytes < rows ? (f->workspace - 1) / bytes + 1 : rows;
-  for (int64_t rounds = least; rounds < least + TRIES && rounds <= rows; rounds++) {
-    int64_t each = rows_of_round(rows, rounds);
+  for (int64_t i = 0; i < 2 * TRIES; i++) { /* the number wanted, then its neighbours: one more, one fewer, two more... */
+    int64_t rounds = i % 2 ? least + (i + 1) / 2 : least - i / 2;
+    int64_t each = rounds >= 2 && rounds <= rows ? rows_of_round(rows, rounds) : 0;
     if (!each || !round_values(f, each)) continue;
     bool fit;
     esper_status status = lay_round(f, rows, each, &fit, moved, err);
