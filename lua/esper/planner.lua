@@ -306,7 +306,7 @@ function Planner:find_late(code, late)
   return true
 end
 
--- Rounds where rows are apart. Every round reads all parameters again, which must not take long beside its work.
+-- Rounds where rows are apart: an es_rounds. Every round reads all parameters again, which must not take long beside its work.
 function Planner:rounds(code, naive)
   local f, parameters = self.f, 0
   local symbols, late = rows.leading(f)
@@ -321,7 +321,7 @@ function Planner:rounds(code, naive)
   rounds.count, rounds.bytes = #symbols, math.max(ROUND, math.floor(parameters / PASSES))
   rounds.most = self.f.D:floordiv(naive, 2)
   for i, symbol in ipairs(symbols) do rounds.symbols[i - 1] = symbol end
-  C.es_plan_rounds_set(self.plan, rounds)
+  return rounds
 end
 
 local function build(p, options)
@@ -336,9 +336,10 @@ local function build(p, options)
   end
   p:find_fixed()
   local naive = p:intermediates()
-  p:rounds(options.code, naive)
+  local rounds = p:rounds(options.code, naive)
   local list = p:lives(options.code)
   local slots = p:share(list)
+  if slots > 0 then C.es_plan_rounds_set(p.plan, rounds) end -- without a workspace there is nothing to cut
   p:place(list)
   for n, code in ipairs(options.code) do
     for _, step in ipairs(code.steps) do p:step(n, step) end
